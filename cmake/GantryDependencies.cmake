@@ -1,0 +1,22 @@
+# Everything comes from the distribution (Debian 12, Ubuntu 24.04); `./dev deps` installs it.
+find_package(Threads REQUIRED)
+find_package(absl REQUIRED)
+find_package(GTest REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+pkg_check_modules(OPENSSL REQUIRED IMPORTED_TARGET openssl)
+find_package(CLI11 REQUIRED)
+
+if(NOT GANTRY_ENGINE_ONLY)
+  find_package(Protobuf REQUIRED)
+  find_package(gRPC REQUIRED)
+  find_package(prometheus-cpp REQUIRED)
+  find_package(SQLite3 REQUIRED)
+  # Boost by minimum version, not by package name: Debian 12 has 1.81 beside 1.74, Ubuntu 24.04 has 1.83.
+  find_package(Boost 1.81 REQUIRED)
+  pkg_check_modules(TOMLPP REQUIRED IMPORTED_TARGET tomlplusplus)
+  find_program(GANTRY_PROTOC protoc REQUIRED)
+  find_program(GANTRY_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
+endif()
