@@ -6,7 +6,7 @@ find_package(nlohmann_json REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
-pkg_check_modules(OPENSSL REQUIRED IMPORTED_TARGET openssl)
+find_package(OpenSSL 3.0 REQUIRED)
 find_package(CLI11 REQUIRED)
 
 if(NOT GANTRY_ENGINE_ONLY)
