@@ -1,0 +1,58 @@
+// Reader of safetensors files (https://huggingface.co/docs/safetensors): 8 bytes header length, JSON header, data.
+//
+// The header is outside input: every offset, shape and type is checked before a view is handed out, and every error
+// names file, tensor, what was expected and what was found. Views point into the mapping and live as long as the file
+// object. Immutable after opening; may be read from any thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/base/mapped_file.h"
+
+namespace gantry::engine {
+
+// Stored element types as the file names them: "F32", "BF16", "F16", "I64", "U8", "F8_E4M3", ...
+struct StoredTensor {
+  std::string name;
+  std::string dtype;
+  std::vector<int64_t> shape;
+  const void* data = nullptr;
+  int64_t bytes = 0;
+  std::string file;  // for error messages
+
+  int64_t elements() const;
+};
+
+// "[16, 256]"
+std::string ShapeText(const std::vector<int64_t>& shape);
+
+class SafetensorsFile {
+ public:
+  // INVALID_ARGUMENT for anything malformed or truncated; NOT_FOUND and the like from the file system.
+  static absl::StatusOr<SafetensorsFile> Open(const std::string& path);
+  // The same over bytes in memory, which must outlive the result; `name` stands for the path in errors.
+  static absl::StatusOr<SafetensorsFile> Parse(absl::string_view bytes, const std::string& name);
+
+  const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
+  // NOT_FOUND naming file and tensor.
+  absl::StatusOr<const StoredTensor*> Find(const std::string& name) const;
+
+ private:
+  std::shared_ptr<const MappedFile> file_;
+  std::string path_;
+  std::map<std::string, StoredTensor> tensors_;
+};
+
+// All tensors of a model directory: model.safetensors, or the shards that model.safetensors.index.json names.
+struct TensorSet {
+  std::vector<SafetensorsFile> files;
+  std::map<std::string, const StoredTensor*> tensors;
+};
+absl::StatusOr<std::unique_ptr<TensorSet>> OpenModelTensors(const std::string& directory);
+
+}  // namespace gantry::engine
