@@ -29,7 +29,7 @@ endif()
 add_library(gantry_flags INTERFACE)
 target_include_directories(gantry_flags INTERFACE "${CMAKE_SOURCE_DIR}")
 target_compile_options(gantry_flags INTERFACE
-  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wimplicit-fallthrough -Wvla
+  -Wall -Wextra -Wno-missing-field-initializers -Wshadow -Wnon-virtual-dtor -Wimplicit-fallthrough -Wvla
   # Floating point is a promise: no contraction that the source does not spell out.
   -ffp-contract=off)
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")

@@ -1,0 +1,60 @@
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+#include "engine/format/config_json.h"
+#include "engine/format/safetensors.h"
+#include "engine/model/families/registry.h"
+#include "engine/model/model.h"
+#include "engine/model/tensor_source.h"
+
+#include <unistd.h>
+
+namespace gantry::engine {
+namespace {
+
+// generation_config.json wins over config.json; a model without either has no stop ids.
+absl::Status ReadStopIds(const std::string& directory, const ConfigObject& config, ModelSpec* spec) {
+  std::vector<int64_t> ids;
+  const std::string generation = directory + "/generation_config.json";
+  if (access(generation.c_str(), F_OK) == 0) {
+    GANTRY_ASSIGN_OR_RETURN(const ConfigObject object, ConfigObject::ReadFile(generation));
+    GANTRY_ASSIGN_OR_RETURN(ids, object.IntOrInts("eos_token_id", 0, spec->vocab_rows - 1));
+  }
+  if (ids.empty()) {
+    GANTRY_ASSIGN_OR_RETURN(ids, config.IntOrInts("eos_token_id", 0, spec->vocab_rows - 1));
+  }
+  if (ids.empty() && config.Has("text_config")) {
+    GANTRY_ASSIGN_OR_RETURN(const ConfigObject text, config.Object("text_config"));
+    GANTRY_ASSIGN_OR_RETURN(ids, text.IntOrInts("eos_token_id", 0, spec->vocab_rows - 1));
+  }
+  spec->stop_ids.assign(ids.begin(), ids.end());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& directory) {
+  const std::string config_path = directory + "/config.json";
+  GANTRY_ASSIGN_OR_RETURN(const ConfigObject config, ConfigObject::ReadFile(config_path));
+  GANTRY_ASSIGN_OR_RETURN(const std::string model_type, config.String("model_type"));
+  const absl::StatusOr<const Family*> family = FindFamily(model_type);
+  if (!family.ok()) return Annotate(family.status(), config_path);
+
+  GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<TensorSet> set, OpenModelTensors(directory));
+  TensorSource tensors(*set);
+  // The vision tower makes embeddings for image placeholders; a text service never reads it.
+  for (const auto& [name, tensor] : set->tensors) {
+    if (absl::StartsWith(name, "model.visual.") || absl::StartsWith(name, "visual.")) tensors.Ignore(name);
+  }
+  auto model = std::make_shared<Model>();
+  GANTRY_RETURN_IF_ERROR((*family)->load(config, tensors, model.get()));
+  GANTRY_RETURN_IF_ERROR(tensors.CheckAllRead());
+  GANTRY_RETURN_IF_ERROR(ReadStopIds(directory, config, &model->spec));
+  model->path = directory;
+  model->parameters = tensors.parameters();
+  model->weight_bytes = tensors.bytes();
+  model->storage = std::shared_ptr<const void>(std::move(set));
+  return model;
+}
+
+}  // namespace gantry::engine

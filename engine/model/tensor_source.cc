@@ -1,0 +1,87 @@
+#include "engine/model/tensor_source.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+
+namespace gantry::engine {
+
+absl::StatusOr<const StoredTensor*> TensorSource::Take(const std::string& name, const std::vector<int64_t>& shape,
+                                                       DType* dtype) {
+  const auto found = set_.tensors.find(name);
+  if (found == set_.tensors.end()) {
+    const std::string file = set_.files.empty()     ? "model"
+                             : set_.tensors.empty() ? "model"
+                                                    : set_.tensors.begin()->second->file;
+    return absl::NotFoundError(
+        absl::StrCat(file, ": tensor ", name, ": expected shape ", ShapeText(shape), ", found none"));
+  }
+  const StoredTensor& tensor = *found->second;
+  if (tensor.shape != shape) {
+    return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, ": expected shape ",
+                                                   ShapeText(shape), ", found ", ShapeText(tensor.shape)));
+  }
+  if (tensor.dtype == "F32") {
+    *dtype = DType::kF32;
+  } else if (tensor.dtype == "BF16") {
+    *dtype = DType::kBF16;
+  } else if (tensor.dtype == "F16") {
+    *dtype = DType::kF16;
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat(tensor.file, ": tensor ", name, ": expected F32, BF16 or F16, found ", tensor.dtype));
+  }
+  // safetensors does not promise alignment of the data section; kernels and float reads need the element's own.
+  if (reinterpret_cast<uintptr_t>(tensor.data) % DTypeBytes(*dtype) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(tensor.file, ": tensor ", name, ": data is not aligned to its type"));
+  }
+  if (used_.insert(name).second) {
+    parameters_ += tensor.elements();
+    bytes_ += tensor.bytes;
+  }
+  return &tensor;
+}
+
+absl::StatusOr<Matrix> TensorSource::ReadMatrix(const std::string& name, int64_t rows, int64_t columns) {
+  Matrix matrix;
+  GANTRY_ASSIGN_OR_RETURN(const StoredTensor* tensor, Take(name, {rows, columns}, &matrix.dtype));
+  matrix.rows = rows;
+  matrix.columns = columns;
+  matrix.data = tensor->data;
+  return matrix;
+}
+
+absl::StatusOr<std::vector<Matrix>> TensorSource::ReadMatrices(const std::string& name, int64_t count, int64_t rows,
+                                                               int64_t columns) {
+  DType dtype;
+  GANTRY_ASSIGN_OR_RETURN(const StoredTensor* tensor, Take(name, {count, rows, columns}, &dtype));
+  std::vector<Matrix> matrices;
+  for (int64_t i = 0; i < count; ++i) {
+    matrices.push_back(
+        Matrix{dtype, rows, columns, static_cast<const char*>(tensor->data) + i * rows * columns * DTypeBytes(dtype)});
+  }
+  return matrices;
+}
+
+absl::StatusOr<std::vector<float>> TensorSource::ReadVector(const std::string& name,
+                                                            const std::vector<int64_t>& shape) {
+  DType dtype;
+  GANTRY_ASSIGN_OR_RETURN(const StoredTensor* tensor, Take(name, shape, &dtype));
+  const Matrix view{dtype, 1, tensor->elements(), tensor->data};
+  std::vector<float> values(tensor->elements());
+  for (size_t i = 0; i < values.size(); ++i) values[i] = view.at(0, i);
+  return values;
+}
+
+absl::Status TensorSource::CheckAllRead() const {
+  for (const auto& [name, tensor] : set_.tensors) {
+    if (!used_.contains(name)) {
+      return absl::InvalidArgumentError(absl::StrCat(tensor->file, ": tensor ", name, " ", ShapeText(tensor->shape),
+                                                     " belongs to nothing that config.json describes"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace gantry::engine
