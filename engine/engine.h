@@ -31,8 +31,9 @@ struct EngineOptions {
   int max_sequences = 16;        // running at once
   int max_queued = 64;           // waiting; one more is RESOURCE_EXHAUSTED
   int max_context = 0;           // positions of one sequence; 0: the model's
-  int64_t cache_bytes = 0;       // hard cap for KV pages and state slots; 0: 1 GiB
+  int64_t cache_bytes = 0;       // hard cap for KV pages and state slots; 0: 512 MiB
   int prefill_chunk_rows = 256;  // rows of prefill in one round
+  int vocab_used = 0;            // ids below this exist in the tokenizer, rows above are padding; 0: all rows
   SpecOptions spec;
 };
 

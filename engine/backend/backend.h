@@ -41,6 +41,7 @@ struct SequencePlan {
   absl::Span<const TokenId> prefill;
   int position = 0;                  // absolute position of the first row
   bool prefill_ends_prompt = false;  // the last prefill row is sampled and starts decoding
+  TokenId next_prompt_id = -1;       // the id after this chunk, unless it ends the prompt: the MTP layer needs it
   int draft_depth = 0;  // drafts to make at the end of this round, verified in the next; 0 = plain decoding
   int max_new_ids = 0;  // commit at most this many ids (limits, until_index); >= 1 when decoding
   bool want_prompt_logprobs = false;  // logprob of each prompt token given those before it
