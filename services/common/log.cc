@@ -47,7 +47,7 @@ void AppendJsonString(std::string* out, absl::string_view text) {
       bool valid = length != 0 && i + length <= text.size();
       for (size_t k = 1; valid && k < length; ++k) valid = (static_cast<unsigned char>(text[i + k]) & 0xc0) == 0x80;
       if (valid) {
-        out->append(text.substr(i, length));
+        absl::StrAppend(out, text.substr(i, length));
         i += length;
       } else {
         out->append("\xef\xbf\xbd");
@@ -62,7 +62,7 @@ void AppendValue(std::string* out, const LogField& field, bool json) {
   if (const auto* text = std::get_if<absl::string_view>(&field.value)) {
     bool plain = !json && !text->empty() && text->find_first_of(" \"\n\r\t\x1b") == text->npos;
     if (plain) {
-      out->append(text->substr(0, kTextLimit));
+      absl::StrAppend(out, text->substr(0, kTextLimit));
     } else {
       AppendJsonString(out, *text);
     }
