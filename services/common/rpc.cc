@@ -1,6 +1,7 @@
 #include "services/common/rpc.h"
 
 #include <fcntl.h>
+#include <grpc/grpc_security_constants.h>
 #include <grpc/support/log.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -100,7 +101,7 @@ class Gatekeeper : public grpc::AuthMetadataProcessor {
   static std::string FromCertificate(const grpc::AuthContext& context) {
     if (!context.IsPeerAuthenticated()) return "";
     std::string found;
-    for (const grpc::string_ref& uri : context.FindPropertyValues("x509_uri")) {
+    for (const grpc::string_ref& uri : context.FindPropertyValues(GRPC_PEER_URI_PROPERTY_NAME)) {
       absl::string_view name = View(uri);
       if (!absl::ConsumePrefix(&name, "gantry://")) continue;
       if (!found.empty()) return "";  // a certificate for two identities is for none
@@ -247,6 +248,11 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     absl::StatusOr<std::string> path = UnixPath(options.listen);
     if (!path.ok()) return path.status();
     impl->socket_path = *path;
+    std::string directory = path->substr(0, std::max<size_t>(1, path->rfind('/')));
+    if (access(directory.c_str(), W_OK | X_OK) != 0) {
+      return absl::UnavailableError(
+          absl::StrCat("address ", options.listen, ": cannot listen there: ", directory, ": ", std::strerror(errno)));
+    }
     if (SomebodyListens(*path)) {
       return absl::AlreadyExistsError(
           absl::StrCat("address ", options.listen, ": a running process listens there already; stop it first"));
@@ -287,7 +293,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   if (configure) configure(builder);
 
   int port = 0;
-  builder.AddListeningPort(is_unix ? options.listen : options.listen, credentials, &port);
+  builder.AddListeningPort(options.listen, credentials, &port);
   // The socket must never exist with wider rights, not even for a moment.
   mode_t old_mask = umask(0177);
   impl->server = builder.BuildAndStart();
@@ -347,6 +353,8 @@ void KeepCallbackThreadsAwake() {
           grpc::ByteBuffer response;
         };
         auto call = std::make_shared<Call>();
+        grpc::Slice empty("", 0);
+        call->request = grpc::ByteBuffer(&empty, 1);
         stub.UnaryCall(&call->context, "/gantry.Awake/Tick", grpc::StubOptions(), &call->request, &call->response,
                        [call](grpc::Status) {});
         std::this_thread::sleep_for(kPeriod);

@@ -1,6 +1,6 @@
 // Internal gRPC: one way to listen and one way to dial, with who-may-call-what enforced for every method in one place.
 //
-// Transport: `unix:/path` (socket 0600, caller proves its identity with a token) or `host:port` (mutual TLS 1.3,
+// Transport: `unix:/path` (socket 0600, caller proves its identity with a token) or `host:port` (mutual TLS,
 // identity from the certificate's SAN URI gantry://<identity>; certificate files are read again when they change).
 // Nothing else. A call without a known identity ends UNAUTHENTICATED, one outside services/common/allow_list.h
 // PERMISSION_DENIED, before any handler or message parser sees it.
