@@ -60,7 +60,7 @@ struct Residual {
 
 struct BlocksLimits {
   int max_rows = 0;       // rows of one StepBatch
-  int max_head_rows = 0;  // rows of one Head call
+  int max_head_rows = 0;  // rows of one Head call that wants logits
   int kv_pages = 0;
   int state_slots = 0;
   int threads = 0;  // 0: what cgroup quota and affinity mask allow

@@ -1,0 +1,365 @@
+// The scheduler over a backend whose next token is a function of what it was fed: any mix-up of rows, positions, pages
+// or drafts shows in the output.
+#include "engine/sched/scheduler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+
+namespace gantry::engine {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int kVocab = 1000;
+constexpr TokenId kStop = 0;
+
+TokenId NextToken(const std::vector<TokenId>& ids) {
+  uint64_t hash = 1469598103934665603ull;
+  for (TokenId id : ids) hash = (hash ^ static_cast<uint64_t>(id)) * 1099511628211ull;
+  return static_cast<TokenId>((hash >> 20) % kVocab);  // kStop about once in a thousand
+}
+
+class FakeBackend final : public Backend {
+ public:
+  FakeBackend(int sequences, int max_rows) : sequences_(sequences), max_rows_(max_rows), state_(sequences) {
+    spec_.vocab_rows = kVocab;
+  }
+  const ModelSpec& spec() const override { return spec_; }
+  const std::string& numerics_id() const override { return id_; }
+  int max_sequences() const override { return sequences_; }
+  int max_rows() const override { return max_rows_; }
+  int max_draft_depth() const override { return 1; }
+  CacheCosts costs() const override { return {}; }
+  absl::Status Open(SequenceSlot slot, const SequenceStart&) override {
+    EXPECT_FALSE(state_[slot].open);
+    state_[slot] = {true, {}, -1};
+    return absl::OkStatus();
+  }
+  void Close(SequenceSlot slot) override {
+    EXPECT_TRUE(state_[slot].open);
+    state_[slot].open = false;
+  }
+  absl::StatusOr<Ticket> Enqueue(const RoundPlan& plan) override {
+    if (fail_next_round) {
+      fail_next_round = false;
+      return absl::InternalError("device lost");
+    }
+    result_ = {};
+    std::set<KvPage> pages;
+    int rows = 0;
+    for (const SequencePlan& wish : plan.sequences) {
+      State& state = state_[wish.slot];
+      EXPECT_TRUE(state.open);
+      EXPECT_EQ(wish.position, static_cast<int>(state.ids.size()));
+      for (KvPage page : wish.pages) EXPECT_TRUE(pages.insert(page).second) << "a page serves two sequences";
+      SequenceResult result;
+      result.slot = wish.slot;
+      const auto commit = [&] { result.ids.push_back(state.anchor = NextToken(state.ids)); };
+      if (!wish.prefill.empty()) {
+        state.ids.insert(state.ids.end(), wish.prefill.begin(), wish.prefill.end());
+        rows += static_cast<int>(wish.prefill.size());
+        if (wish.prefill_ends_prompt) commit();
+      } else {
+        // Half of all rounds accept a draft.
+        const int ids = std::min(wish.max_new_ids, 1 + static_cast<int>(state.ids.size() % 2));
+        rows += ids;
+        for (int i = 0; i < ids; ++i) {
+          state.ids.push_back(state.anchor);
+          commit();
+          if (state.anchor == kStop) break;
+        }
+        result.drafted = 1;
+        result.accepted = static_cast<int>(result.ids.size()) - 1;
+      }
+      EXPECT_LE(state.ids.size(), wish.pages.size() * kKvPageTokens);
+      result_.sequences.push_back(std::move(result));
+    }
+    EXPECT_LE(rows, max_rows_);
+    ++rounds;
+    return 1;
+  }
+  absl::StatusOr<const RoundResult*> Wait(Ticket) override { return &result_; }
+
+  bool fail_next_round = false;
+  int rounds = 0;
+
+ private:
+  struct State {
+    bool open = false;
+    std::vector<TokenId> ids;
+    TokenId anchor = -1;
+  };
+  int sequences_, max_rows_;
+  ModelSpec spec_;
+  std::string id_ = "fake";
+  std::vector<State> state_;
+  RoundResult result_;
+};
+
+class RecordingSink final : public Sink {
+ public:
+  bool OnTokens(const TokenEvent& event) override {
+    if (full) return false;
+    EXPECT_FALSE(finished);
+    EXPECT_EQ(event.first_index, next_index);
+    ids.insert(ids.end(), event.ids.begin(), event.ids.end());
+    next_index += static_cast<int>(event.ids.size());
+    EXPECT_EQ(event.counts.generated, next_index);
+    return true;
+  }
+  void OnFinish(const FinishEvent& event) override {
+    EXPECT_FALSE(finished);
+    finished = true;
+    finish = event;
+  }
+  bool full = false, finished = false;
+  int next_index = 0;
+  std::vector<TokenId> ids;
+  FinishEvent finish;
+};
+
+std::vector<TokenId> Expected(std::vector<TokenId> prompt, int count) {
+  std::vector<TokenId> out;
+  while (static_cast<int>(out.size()) < count) {
+    out.push_back(NextToken(prompt));
+    prompt.push_back(out.back());
+    if (out.back() == kStop) break;
+  }
+  return out;
+}
+
+Request MakeRequest(int prompt_size, int max_tokens, int salt = 0) {
+  Request request;
+  for (int i = 0; i < prompt_size; ++i) request.ids.push_back(1 + (i * 7 + salt * 13) % (kVocab - 1));
+  request.generated_from = prompt_size;
+  request.max_tokens = max_tokens;
+  request.sampling.stop_ids = {kStop};
+  return request;
+}
+
+class SchedulerTest : public ::testing::Test {
+ protected:
+  static constexpr int kPages = 12;
+  SchedulerTest()
+      : backend_(3, 40),
+        scheduler_(&backend_, kPages, {.max_context = 256, .prefill_chunk_rows = 16, .draft_depth = 1}) {}
+
+  std::shared_ptr<RecordingSink> Add(Request request) {
+    auto sink = std::make_shared<RecordingSink>();
+    EXPECT_TRUE(scheduler_.Check(request).ok()) << scheduler_.Check(request);
+    scheduler_.Add(++last_id_, std::move(request), sink, now_);
+    return sink;
+  }
+  void Run(int steps_max = 100'000) {
+    while (steps_max-- > 0 && !scheduler_.empty()) {
+      const auto outcome = scheduler_.Step(now_);
+      if (!outcome.progressed) {
+        if (outcome.wake_at == absl::InfiniteFuture()) break;
+        now_ = std::max(now_, outcome.wake_at);
+      }
+    }
+  }
+  int PagesUsed() {
+    EngineStats stats;
+    scheduler_.FillStats(&stats);
+    return static_cast<int>(stats.kv_pages_used);
+  }
+
+  FakeBackend backend_;
+  Scheduler scheduler_;
+  RequestId last_id_ = 0;
+  absl::Time now_ = absl::Now();
+};
+
+TEST_F(SchedulerTest, ChunkedPromptsInOneBatchGiveEachItsOwnTokens) {
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 8; ++i) sinks.push_back(Add(MakeRequest(5 + 17 * i, 20 + i, i)));
+  Run();
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_EQ(sinks[i]->ids, Expected(MakeRequest(5 + 17 * i, 1, i).ids, 20 + i)) << i;
+    EXPECT_TRUE(sinks[i]->finished);
+  }
+  EXPECT_EQ(PagesUsed(), 0);
+}
+
+TEST_F(SchedulerTest, MaxTokensAndTheContextEndWithLength) {
+  auto limited = Add(MakeRequest(5, 3));
+  Run();
+  EXPECT_EQ(limited->ids.size(), 3u);
+  EXPECT_EQ(limited->finish.reason, FinishReason::kLength);
+  auto full = Add(MakeRequest(250, 100));
+  Run();
+  EXPECT_EQ(full->ids.size(), 6u);
+  EXPECT_EQ(full->finish.reason, FinishReason::kLength);
+}
+
+TEST_F(SchedulerTest, StopIdIsTheLastTokenAndEndsTheSequence) {
+  // Found by search: the first salt whose continuation stops early.
+  int salt = 0;
+  while (Expected(MakeRequest(4, 1, salt).ids, 100).size() == 100) ++salt;
+  auto sink = Add(MakeRequest(4, 100, salt));
+  Run();
+  EXPECT_EQ(sink->ids.back(), kStop);
+  EXPECT_EQ(sink->finish.reason, FinishReason::kStop);
+  EXPECT_EQ(sink->finish.stop_id, kStop);
+}
+
+TEST_F(SchedulerTest, CreditIsNeverOverrunAndRaisingItGoesOn) {
+  Request request = MakeRequest(5, 50);
+  request.until_index = 4;
+  auto sink = Add(request);
+  while (scheduler_.Step(now_).progressed) {
+  }
+  EXPECT_EQ(sink->ids.size(), 4u);
+  EXPECT_FALSE(sink->finished);
+  scheduler_.RaiseLimit(last_id_, 9);
+  scheduler_.RaiseLimit(last_id_, 2);  // never lowered
+  while (scheduler_.Step(now_).progressed) {
+  }
+  EXPECT_EQ(sink->ids.size(), 9u);
+  Run();  // time passes, nobody raises
+  EXPECT_EQ(sink->finish.reason, FinishReason::kCredit);
+  EXPECT_EQ(sink->ids, Expected(MakeRequest(5, 1).ids, 9));
+}
+
+TEST_F(SchedulerTest, CancelTakesEffectAtTheNextRoundAlsoInsideAPrompt) {
+  auto sink = Add(MakeRequest(200, 10));
+  scheduler_.Step(now_);
+  const int rounds = backend_.rounds;
+  scheduler_.Cancel(last_id_);
+  scheduler_.Step(now_);
+  EXPECT_EQ(backend_.rounds, rounds);
+  EXPECT_EQ(sink->finish.reason, FinishReason::kCancelled);
+  EXPECT_EQ(PagesUsed(), 0);
+}
+
+TEST_F(SchedulerTest, DeadlineEndsRunningAndWaitingRequests) {
+  for (int i = 0; i < 3; ++i) Add(MakeRequest(5, 200, i));
+  Request late = MakeRequest(5, 10);
+  late.deadline = now_ + absl::Seconds(1);
+  auto sink = Add(late);  // three slots: this one waits
+  scheduler_.Step(now_);
+  scheduler_.Step(now_ + absl::Seconds(2));
+  EXPECT_EQ(sink->finish.reason, FinishReason::kDeadline);
+  EXPECT_EQ(sink->finish.status.code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(SchedulerTest, FullSinkPausesItsOwnSequenceAloneAndIsCancelledAfterTheBound) {
+  auto slow = Add(MakeRequest(5, 40, 3));
+  auto quick = Add(MakeRequest(5, 40, 2));
+  slow->full = true;
+  for (int i = 0; i < 60; ++i) scheduler_.Step(now_);
+  EXPECT_EQ(quick->ids, Expected(MakeRequest(5, 1, 2).ids, 40));
+  EXPECT_FALSE(slow->finished);
+  slow->full = false;
+  scheduler_.Step(now_);
+  slow->full = true;
+  scheduler_.Step(now_);
+  scheduler_.Step(now_ + absl::Seconds(3));
+
+  EXPECT_EQ(slow->finish.reason, FinishReason::kCancelled);
+  EXPECT_EQ(slow->finish.status.code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(SchedulerTest, LostDeviceFailsTheRoundsRequestsAndLaterOnesRun) {
+  auto lost = Add(MakeRequest(5, 10));
+  backend_.fail_next_round = true;
+  Run();
+  EXPECT_EQ(lost->finish.reason, FinishReason::kError);
+  EXPECT_THAT(std::string(lost->finish.status.message()), HasSubstr("device lost"));
+  auto next = Add(MakeRequest(5, 10));
+  Run();
+  EXPECT_EQ(next->ids.size(), 10u);
+}
+
+TEST_F(SchedulerTest, ResumedRequestContinuesItsIndices) {
+  const Request whole = MakeRequest(5, 12);
+  const std::vector<TokenId> expected = Expected(whole.ids, 12);
+  Request resumed = whole;
+  resumed.ids.insert(resumed.ids.end(), expected.begin(), expected.begin() + 5);
+  auto sink = std::make_shared<RecordingSink>();
+  sink->next_index = 5;
+  scheduler_.Add(++last_id_, resumed, sink, now_);
+  Run();
+  EXPECT_EQ(sink->ids, std::vector<TokenId>(expected.begin() + 5, expected.end()));
+  EXPECT_EQ(sink->finish.counts.recomputed, 5);
+}
+
+TEST_F(SchedulerTest, HigherPriorityGoesFirst) {
+  for (int i = 0; i < 3; ++i) Add(MakeRequest(5, 60, i));
+  auto low = Add(MakeRequest(5, 1, 4));
+  Request urgent = MakeRequest(5, 1, 5);
+  urgent.priority = 5;
+  auto high = Add(urgent);
+  while (!low->finished && !high->finished) scheduler_.Step(now_);
+  EXPECT_TRUE(high->finished);
+  EXPECT_FALSE(low->finished);
+}
+
+TEST_F(SchedulerTest, ImpossibleRequestsAreRefusedNamingTheField) {
+  const auto refused = [&](auto change) {
+    Request request = MakeRequest(5, 10);
+    change(request);
+    const absl::Status status = scheduler_.Check(request);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  EXPECT_THAT(refused([](Request& r) { r.ids.clear(); }), HasSubstr("ids is empty"));
+  EXPECT_THAT(refused([](Request& r) { r.ids.assign(256, 1); }), HasSubstr("ids has 256 tokens, expected at most 255"));
+  EXPECT_THAT(refused([](Request& r) { r.ids[3] = kVocab; }), HasSubstr("ids[3] is 1000"));
+  EXPECT_THAT(refused([](Request& r) { r.ids[3] = -1; }), HasSubstr("ids[3] is -1"));
+  EXPECT_THAT(refused([](Request& r) { r.max_tokens = 0; }), HasSubstr("max_tokens is 0"));
+  EXPECT_THAT(refused([](Request& r) { r.generated_from = 9; }), HasSubstr("generated_from is 9"));
+  EXPECT_THAT(refused([](Request& r) { r.sampling.top_p = 0; }), HasSubstr("top_p"));
+}
+
+// Thousands of random submissions, cancellations, raises and slow readers: every sink ends exactly once with a prefix
+// of its own expected tokens, and no page or slot is lost.
+TEST_F(SchedulerTest, RandomTrafficLosesNothing) {
+  std::mt19937 random(7);
+  struct Live {
+    std::shared_ptr<RecordingSink> sink;
+    Request request;
+    RequestId id;
+  };
+  std::vector<Live> all;
+  for (int step = 0; step < 4000; ++step) {
+    if (random() % 5 == 0) {
+      Request request = MakeRequest(1 + random() % 120, 1 + random() % 60, static_cast<int>(random() % 1000));
+      if (random() % 3 == 0) request.until_index = 1 + random() % 40;
+      if (random() % 7 == 0) request.deadline = now_ + absl::Milliseconds(random() % 50);
+      auto sink = Add(request);
+      all.push_back({sink, request, last_id_});
+    }
+    if (!all.empty()) {
+      Live& live = all[all.size() - 1 - random() % std::min<size_t>(all.size(), 8)];
+      if (random() % 40 == 0) scheduler_.Cancel(live.id);
+      if (random() % 10 == 0) scheduler_.RaiseLimit(live.id, static_cast<int>(random() % 80));
+      if (random() % 10 == 0) live.sink->full = !live.sink->full;
+    }
+    scheduler_.Step(now_);
+    now_ += absl::Milliseconds(1);
+  }
+  for (Live& live : all) live.sink->full = false;
+  Run();
+  EXPECT_TRUE(scheduler_.empty());
+  EXPECT_EQ(PagesUsed(), 0);
+  int complete = 0;
+  for (const Live& live : all) {
+    ASSERT_TRUE(live.sink->finished);
+    const std::vector<TokenId> expected = Expected(live.request.ids, live.request.max_tokens);
+    ASSERT_LE(live.sink->ids.size(), expected.size());
+    ASSERT_TRUE(std::equal(live.sink->ids.begin(), live.sink->ids.end(), expected.begin()));
+    complete += live.sink->ids.size() == expected.size();
+  }
+  EXPECT_GT(complete, 100);
+}
+
+}  // namespace
+}  // namespace gantry::engine
