@@ -36,4 +36,20 @@ inline float F16ToFloat(uint16_t bits) {
   return sign ? -magnitude : magnitude;
 }
 
+// Round to nearest, ties to even; beyond 65504 + half a step infinity; NaN stays NaN.
+inline uint16_t FloatToF16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return sign | 0x7e00u;
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;
+  if (magnitude < 0x38800000u) {
+    // Below 2^-14 the unit is 2^-24: adding 0.5, whose unit that is, makes the hardware round there.
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return sign | static_cast<uint16_t>(std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0.5f));
+  }
+  const uint32_t rebiased = magnitude - (112u << 23);
+  return sign | static_cast<uint16_t>((rebiased + 0xfffu + ((rebiased >> 13) & 1u)) >> 13);
+}
+
 }  // namespace gantry::engine

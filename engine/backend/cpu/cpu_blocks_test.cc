@@ -1,0 +1,116 @@
+#include "engine/backend/cpu/cpu_blocks.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include "engine/backend/golden_test_util.h"
+#include "engine/backend/reference/reference_blocks.h"
+
+namespace gantry::engine {
+namespace {
+
+const std::string kTiny = std::string(GANTRY_SOURCE_DIR) + "/tests/data/goldens/qwen3_5_moe";
+
+TEST(CpuBlocksTest, LogitsAndMtpLogitsEqualOtherPeoplesImplementations) {
+  for (const GoldenCase& golden : Qwen35MoeGoldens()) CheckGolden(golden, MakeCpuBlocks, kCpuLogitsBound);
+}
+
+struct Run {
+  int chunk_rows = 0, threads = 2;
+  const char* isa = nullptr;
+};
+
+std::vector<float> LogitsOf(const std::shared_ptr<const Model>& model, const std::vector<TokenId>& ids,
+                            const Run& run) {
+  if (run.isa != nullptr) setenv("GANTRY_CPU_ISA", run.isa, 1);
+  BlocksLimits limits = TestLimits();
+  limits.threads = run.threads;
+  auto blocks = MakeCpuBlocks(model, limits);
+  unsetenv("GANTRY_CPU_ISA");
+  EXPECT_TRUE(blocks.ok()) << blocks.status();
+  SequenceRunner runner(**blocks);
+  std::vector<float> logits(ids.size() * model->spec.vocab_rows);
+  runner.Append(ids, run.chunk_rows, nullptr, logits.data());
+  return logits;
+}
+
+// Crosses two page borders (150 tokens of 64-token pages).
+TEST(CpuBlocksTest, BitsDoNotDependOnChunksThreadsOrInstructionSet) {
+  const auto model = LoadModel(kTiny).value();
+  const std::vector<TokenId> ids = Ids(SafetensorsFile::Open(kTiny + "/golden.safetensors").value(), "ids");
+  const std::vector<float> whole = LogitsOf(model, ids, {.chunk_rows = 0});
+  for (int chunk_rows : {1, 3, 32, 63, 64, 65})
+    EXPECT_EQ(LogitsOf(model, ids, {.chunk_rows = chunk_rows}), whole) << chunk_rows;
+  for (int threads : {1, 3}) EXPECT_EQ(LogitsOf(model, ids, {.threads = threads}), whole) << threads;
+  EXPECT_EQ(LogitsOf(model, ids, {.isa = "scalar"}), whole);
+  if (__builtin_cpu_supports("avx2")) {
+    EXPECT_EQ(LogitsOf(model, ids, {.isa = "avx2"}), whole);
+  }
+}
+
+// Three sequences of unequal length, one in the middle of a verification, in one batch: each as if alone, and the
+// states after every verified row as if decoded one by one.
+TEST(CpuBlocksTest, RowsOfOneBatchDoNotTouchEachOther) {
+  const auto model = LoadModel(kTiny).value();
+  const std::vector<TokenId> ids = Ids(SafetensorsFile::Open(kTiny + "/golden.safetensors").value(), "ids");
+  const int vocab = model->spec.vocab_rows, hidden = model->spec.hidden;
+  const std::vector<float> alone = LogitsOf(model, ids, {});
+  BlocksLimits limits = TestLimits();
+  limits.kv_pages = 12;
+  limits.state_slots = 8;
+  auto blocks = MakeCpuBlocks(model, limits).value();
+  struct Part {
+    int position, rows;
+    std::vector<KvPage> pages;
+    std::vector<StateSlot> slots;
+  };
+  std::vector<Part> parts = {{0, 5, {3, 1, 7}, {0}}, {0, 70, {2, 5, 0}, {1, 2, 3}}, {0, 3, {4, 6, 8}, {4}}};
+  const auto round = [&](const std::vector<int>& rows_of_part) {
+    std::vector<TokenId> tokens;
+    std::vector<int32_t> positions;
+    std::vector<RowGroup> groups;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      Part& part = parts[i];
+      const int rows = rows_of_part[i];
+      const int kept = std::min<int>(rows, static_cast<int>(part.slots.size()));
+      groups.push_back({static_cast<int>(tokens.size()), rows, part.position, part.pages, part.slots[0],
+                        absl::MakeConstSpan(part.slots).subspan(0, kept)});
+      for (int t = 0; t < rows; ++t) {
+        tokens.push_back(ids[part.position + t]);
+        positions.push_back(part.position + t);
+      }
+    }
+    RunTrunk(*blocks, {tokens, positions, groups}, blocks->residual());
+    std::vector<int> wanted(tokens.size());
+    for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = static_cast<int>(i);
+    std::vector<float> h(tokens.size() * hidden), logits(tokens.size() * vocab);
+    blocks->Head(Blocks::HeadOf::kTrunk, wanted, blocks->residual(), h.data(), logits.data());
+    for (size_t row = 0; row < tokens.size(); ++row) {
+      ASSERT_TRUE(std::equal(&logits[row * vocab], &logits[row * vocab] + vocab, &alone[positions[row] * vocab]))
+          << "row " << row;
+    }
+  };
+  for (const Part& part : parts) blocks->ZeroState(part.slots[0]);
+  // 68 rows leave the state after the last three in slots 1, 2, 3; the next round takes up the first of them: two rows
+  // are rolled back.
+  round({5, 68, 3});
+  parts[0].position = 5;
+  parts[1].position = 66;
+  parts[2].position = 3;
+  round({1, 3, 40});
+  parts[0].position = 6;
+  parts[1].position = 67;
+  parts[2].position = 43;
+  round({50, 1, 1});
+}
+
+TEST(CpuBlocksTest, UnknownInstructionSetIsRefusedByName) {
+  setenv("GANTRY_CPU_ISA", "mmx", 1);
+  const auto blocks = MakeCpuBlocks(LoadModel(kTiny).value(), TestLimits());
+  unsetenv("GANTRY_CPU_ISA");
+  EXPECT_EQ(blocks.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(blocks.status().message().find("`mmx`"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace gantry::engine

@@ -1,0 +1,102 @@
+#include "engine/base/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <string>
+
+namespace gantry::engine {
+namespace {
+
+constexpr std::chrono::microseconds kSpin{50};
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Until `changed` or the spin is over; true when changed.
+template <typename Predicate>
+bool Spin(const Predicate& changed) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (changed()) return true;
+      Pause();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return changed();
+}
+
+// Of cgroup v2 ("max 100000" or "150000 100000"); a very large number without a quota.
+double CgroupQuota() {
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (!(file >> quota >> period) || quota == "max" || period <= 0) return 1e9;
+  return std::strtod(quota.c_str(), nullptr) / period;
+}
+
+}  // namespace
+
+int UsableThreads() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  int cpus = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set)
+                                                          : static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, static_cast<int>(std::min<double>(cpus, std::floor(CgroupQuota() + 0.01))));
+}
+
+ThreadPool::ThreadPool(int threads) {
+  if (threads <= 0) threads = UsableThreads();
+  for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { HelperLoop(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  stopping_.store(true);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  for (std::thread& helper : helpers_) helper.join();
+}
+
+void ThreadPool::Run(int64_t count, Function function, const void* context) {
+  if (helpers_.empty() || count <= 1) {
+    for (int64_t i = 0; i < count; ++i) function(context, i, 0);
+    return;
+  }
+  function_ = function;
+  context_ = context;
+  count_ = count;
+  next_.store(0, std::memory_order_relaxed);
+  busy_.store(static_cast<int>(helpers_.size()), std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  Work(0);
+  const auto done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
+  while (!Spin(done)) {
+    const int busy = busy_.load(std::memory_order_acquire);
+    if (busy != 0) busy_.wait(busy, std::memory_order_acquire);
+  }
+}
+
+void ThreadPool::Work(int thread) {
+  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) function_(context_, i, thread);
+}
+
+void ThreadPool::HelperLoop(int thread) {
+  uint32_t seen = 0;
+  while (true) {
+    const auto changed = [this, seen] { return generation_.load(std::memory_order_acquire) != seen; };
+    while (!Spin(changed)) generation_.wait(seen, std::memory_order_acquire);
+    seen = generation_.load(std::memory_order_acquire);
+    if (stopping_.load()) return;
+    Work(thread);
+    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+  }
+}
+
+}  // namespace gantry::engine
