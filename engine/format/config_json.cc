@@ -1,16 +1,16 @@
 #include "engine/format/config_json.h"
 
-#include <nlohmann/json.hpp>
-
 #include "absl/strings/str_cat.h"
 #include "engine/base/mapped_file.h"
 #include "engine/base/status_macros.h"
+#include "engine/format/internal/parse_json.h"
 
 namespace gantry::engine {
 namespace {
 
 using nlohmann::json;
 constexpr size_t kFileBytesMax = 16 << 20;
+constexpr int kLevelsMax = 16;
 constexpr size_t kFoundTextMax = 60;
 
 absl::Status WrongValue(const std::string& where, const std::string& key, absl::string_view expected,
@@ -24,6 +24,12 @@ absl::Status Missing(const std::string& where, const std::string& key) {
   return absl::InvalidArgumentError(absl::StrCat(where, ": key `", key, "` is missing"));
 }
 
+bool IsIntegerIn(const json& value, int64_t min, int64_t max) {
+  if (!value.is_number_integer()) return false;
+  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) return false;
+  return value.get<int64_t>() >= min && value.get<int64_t>() <= max;
+}
+
 }  // namespace
 
 struct ConfigObject::Node {
@@ -33,8 +39,7 @@ struct ConfigObject::Node {
 absl::StatusOr<ConfigObject> ConfigObject::ReadFile(const std::string& path) {
   GANTRY_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path, kFileBytesMax));
   auto node = std::make_shared<Node>();
-  node->value = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!node->value.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": expected a JSON object"));
+  GANTRY_ASSIGN_OR_RETURN(node->value, ParseJsonObject(text, path, kLevelsMax));
   ConfigObject object;
   object.node_ = std::move(node);
   object.where_ = path;
@@ -59,7 +64,7 @@ absl::StatusOr<ConfigObject> ConfigObject::Object(const std::string& key) const 
 absl::StatusOr<int64_t> ConfigObject::Int(const std::string& key, int64_t min, int64_t max) const {
   if (!Has(key)) return Missing(where_, key);
   const json& value = node_->value[key];
-  if (!value.is_number_integer() || value.get<int64_t>() < min || value.get<int64_t>() > max) {
+  if (!IsIntegerIn(value, min, max)) {
     return WrongValue(where_, key, absl::StrCat("an integer in [", min, ", ", max, "]"), value);
   }
   return value.get<int64_t>();
@@ -116,7 +121,7 @@ absl::StatusOr<std::vector<int64_t>> ConfigObject::IntOrInts(const std::string& 
   const json& value = node_->value[key];
   const json list = value.is_array() ? value : json::array({value});
   for (const json& item : list) {
-    if (!item.is_number_integer() || item.get<int64_t>() < min || item.get<int64_t>() > max) {
+    if (!IsIntegerIn(item, min, max)) {
       return WrongValue(where_, key, absl::StrCat("integers in [", min, ", ", max, "]"), value);
     }
     result.push_back(item.get<int64_t>());

@@ -14,7 +14,7 @@ namespace gantry::engine {
 // A JSON object seen through typed getters. Cheap to copy; shares the parsed document.
 class ConfigObject {
  public:
-  // The file must hold one JSON object of at most 16 MiB.
+  // The file must hold one JSON object of at most 16 MiB, nested at most 16 levels.
   static absl::StatusOr<ConfigObject> ReadFile(const std::string& path);
 
   bool Has(const std::string& key) const;  // present and not null

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/base/status_macros.h"
+#include "engine/format/internal/parse_json.h"
 
 namespace gantry::engine {
 namespace {
@@ -19,8 +19,12 @@ using nlohmann::json;
 
 // The reference implementation's own bound.
 constexpr uint64_t kHeaderBytesMax = 100'000'000;
+constexpr int kHeaderLevels = 3;  // tensors, a tensor's fields, shape and offsets
+constexpr size_t kNameBytesMax = 512;
 constexpr size_t kDimensionsMax = 8;
 constexpr size_t kIndexBytesMax = 64 << 20;
+constexpr int kIndexLevelsMax = 8;
+constexpr size_t kFoundTextMax = 40;
 
 int BitsOf(const std::string& dtype) {
   static const std::map<std::string, int> bits = {
@@ -53,7 +57,7 @@ absl::StatusOr<StoredTensor> ReadEntry(const std::string& path, const std::strin
   tensor.file = path;
   tensor.dtype = entry["dtype"].get<std::string>();
   const int bits = BitsOf(tensor.dtype);
-  if (bits == 0) return error(absl::StrCat("unknown dtype ", tensor.dtype));
+  if (bits == 0) return error(absl::StrCat("unknown dtype ", tensor.dtype.substr(0, kFoundTextMax)));
   if (!entry.contains("shape") || !ReadSizes(entry["shape"], kDimensionsMax, &tensor.shape)) {
     return error(absl::StrCat("expected `shape` to be at most ", kDimensionsMax, " non-negative integers"));
   }
@@ -114,40 +118,40 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Parse(absl::string_view bytes, 
   const absl::string_view header = bytes.substr(0, header_bytes);
   const absl::string_view data = bytes.substr(header_bytes);
 
-  // A header has three levels; deeper nesting is refused while parsing, before it costs stack or memory. Of a name that
-  // stands twice the parser would keep one silently, so names are collected on the way.
-  std::set<std::string> names;
-  std::string duplicate;
-  bool too_deep = false;
-  const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (depth > 3) too_deep = true;
-    if (event == json::parse_event_t::key && depth == 1 && !names.insert(parsed.get<std::string>()).second) {
-      duplicate = parsed.get<std::string>();
-    }
-    return !too_deep;
-  };
-  const json root = json::parse(header.begin(), header.end(), watch, /*allow_exceptions=*/false);
-  if (root.is_discarded() || !root.is_object() || too_deep) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": the header is not a JSON object of tensors"));
-  }
-  if (!duplicate.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": tensor ", duplicate, " is listed twice"));
-  }
+  GANTRY_ASSIGN_OR_RETURN(const json root, ParseJsonObject(header, absl::StrCat(name, ": header"), kHeaderLevels));
   SafetensorsFile result;
   result.path_ = name;
   std::vector<std::pair<const char*, const StoredTensor*>> by_offset;
   for (const auto& [tensor_name, entry] : root.items()) {
     if (tensor_name == "__metadata__") continue;
+    if (tensor_name.size() > kNameBytesMax) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": expected tensor names of at most ", kNameBytesMax,
+                                                     " bytes, found ", tensor_name.size()));
+    }
     GANTRY_ASSIGN_OR_RETURN(StoredTensor tensor, ReadEntry(name, tensor_name, entry, data));
     const StoredTensor& stored = result.tensors_.emplace(tensor_name, std::move(tensor)).first->second;
     if (stored.bytes > 0) by_offset.emplace_back(static_cast<const char*>(stored.data), &stored);
   }
+  // The format knows neither overlaps nor gaps: every data byte belongs to exactly one tensor.
   std::sort(by_offset.begin(), by_offset.end());
-  for (size_t i = 1; i < by_offset.size(); ++i) {
-    if (by_offset[i].first < by_offset[i - 1].first + by_offset[i - 1].second->bytes) {
-      return absl::InvalidArgumentError(absl::StrCat(name, ": tensor ", by_offset[i].second->name, " overlaps tensor ",
-                                                     by_offset[i - 1].second->name));
+  int64_t end = 0;
+  std::string previous;
+  for (const auto& [start, tensor] : by_offset) {
+    const int64_t begin = start - data.data();
+    if (begin < end) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": tensor ", tensor->name, " overlaps tensor ", previous,
+                                                     ": expected its data from byte ", end, ", found ", begin));
     }
+    if (begin > end) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": tensor ", tensor->name, ": expected its data from byte ",
+                                                     end, ", found ", begin, " and a gap before it"));
+    }
+    end = begin + tensor->bytes;
+    previous = tensor->name;
+  }
+  if (end != static_cast<int64_t>(data.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": expected ", end, " bytes of data after the header, found ", data.size()));
   }
   return result;
 }
@@ -159,36 +163,49 @@ absl::StatusOr<const StoredTensor*> SafetensorsFile::Find(const std::string& nam
 }
 
 absl::StatusOr<std::unique_ptr<TensorSet>> OpenModelTensors(const std::string& directory) {
+  auto set = std::make_unique<TensorSet>();
+  std::map<std::string, std::string> shard_of;  // what the index promises, tensor -> file name
   std::set<std::string> shards;
   const std::string index_path = directory + "/model.safetensors.index.json";
   if (access(index_path.c_str(), F_OK) == 0) {
+    set->path = index_path;
     GANTRY_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(index_path, kIndexBytesMax));
-    const json index = json::parse(text, nullptr, /*allow_exceptions=*/false);
-    if (index.is_discarded() || !index.is_object() || !index.contains("weight_map") ||
-        !index["weight_map"].is_object()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(index_path, ": expected a JSON object with an object `weight_map`"));
+    GANTRY_ASSIGN_OR_RETURN(const json index, ParseJsonObject(text, index_path, kIndexLevelsMax));
+    if (!index.contains("weight_map") || !index["weight_map"].is_object()) {
+      return absl::InvalidArgumentError(absl::StrCat(index_path, ": expected an object `weight_map`, found none"));
     }
     for (const auto& [name, shard] : index["weight_map"].items()) {
-      if (!shard.is_string() || absl::StrContains(shard.get<std::string>(), "/")) {
-        return absl::InvalidArgumentError(absl::StrCat(index_path, ": weight_map of ", name, " is not a file name"));
+      if (!shard.is_string() || shard.get<std::string>().empty() || absl::StrContains(shard.get<std::string>(), "/")) {
+        return absl::InvalidArgumentError(absl::StrCat(index_path, ": `weight_map`: tensor ", name,
+                                                       ": expected the name of a file in this directory"));
       }
+      shard_of[name] = shard.get<std::string>();
       shards.insert(shard.get<std::string>());
     }
   } else {
+    set->path = directory + "/model.safetensors";
     shards.insert("model.safetensors");
   }
-  auto set = std::make_unique<TensorSet>();
-  set->files.reserve(shards.size());
+  set->files.reserve(shards.size());  // `tensors` points into the files, so they must not move
   for (const std::string& shard : shards) {
     GANTRY_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(directory + "/" + shard));
     set->files.push_back(std::move(file));
   }
   for (const SafetensorsFile& file : set->files) {
     for (const auto& [name, tensor] : file.tensors()) {
-      if (!set->tensors.emplace(name, &tensor).second) {
-        return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, " stands in another shard too"));
+      const auto [other, inserted] = set->tensors.emplace(name, &tensor);
+      if (!inserted) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            tensor.file, ": tensor ", name, ": expected in one shard, found in ", other->second->file, " too"));
       }
+    }
+  }
+  for (const auto& [name, shard] : shard_of) {
+    const auto found = set->tensors.find(name);
+    if (found == set->tensors.end() || found->second->file != directory + "/" + shard) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(index_path, ": tensor ", name, ": expected in ", shard, ", found ",
+                       found == set->tensors.end() ? "in no shard" : absl::StrCat("in ", found->second->file)));
     }
   }
   return set;

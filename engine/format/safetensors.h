@@ -50,9 +50,11 @@ class SafetensorsFile {
 
 // All tensors of a model directory: model.safetensors, or the shards that model.safetensors.index.json names.
 struct TensorSet {
+  std::string path;  // of the index or the only file, for error messages
   std::vector<SafetensorsFile> files;
   std::map<std::string, const StoredTensor*> tensors;
 };
+// Errors as of SafetensorsFile::Open; INVALID_ARGUMENT also where index and shards disagree.
 absl::StatusOr<std::unique_ptr<TensorSet>> OpenModelTensors(const std::string& directory);
 
 }  // namespace gantry::engine

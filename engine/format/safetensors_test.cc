@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
 namespace gantry::engine {
 namespace {
@@ -40,9 +42,13 @@ TEST(SafetensorsTest, MalformedFilesAreRefusedNamingFileTensorExpectedAndFound) 
       {"no length", "abc", "expected an 8-byte header length, found 3 bytes"},
       {"header longer than the file", File(good, 8, 1000), "expected a header of 1000 bytes"},
       {"absurd header length", File(good, 8, INT64_MAX), "expected a header of"},
-      {"header is no JSON", File("{{", 8), "the header is not a JSON object"},
-      {"header is a list", File("[]", 8), "the header is not a JSON object"},
-      {"deep nesting", File(std::string(50'000, '['), 8), "the header is not a JSON object"},
+      {"header is no JSON", File("{{", 8), "header: expected JSON, found an error at byte 2"},
+      {"header is a list", File("[]", 8), "header: expected a JSON object, found array"},
+      {"number out of range", File(R"({"a":1e999})", 8), "header: expected JSON"},
+      {"deep nesting", File(std::string(50'000, '[') + std::string(50'000, ']'), 8),
+       "header: expected JSON nested at most 3 levels"},
+      {"endless name", File("{\"" + std::string(600, 'n') + "\":{}}", 8),
+       "expected tensor names of at most 512 bytes, found 600"},
       {"truncated data", File(good, 7), "tensor a: truncated file: expected data up to byte 8, found 7 bytes"},
       {"unknown type", File(R"({"a":{"dtype":"Q9","shape":[2],"data_offsets":[0,8]}})", 8),
        "tensor a: unknown dtype Q9"},
@@ -59,13 +65,19 @@ TEST(SafetensorsTest, MalformedFilesAreRefusedNamingFileTensorExpectedAndFound) 
       {"overlap",
        File(
            R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})",
+           7),
+       "tensor b overlaps tensor a: expected its data from byte 4, found 3"},
+      {"gap",
+       File(
+           R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[3],"data_offsets":[5,8]}})",
            8),
-       "tensor b overlaps tensor a"},
+       "tensor b: expected its data from byte 4, found 5"},
+      {"bytes of no tensor", File(good, 9), "expected 8 bytes of data after the header, found 9"},
       {"same name twice",
        File(
            R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
            2),
-       "tensor a is listed twice"},
+       "header: expected each key once, found `a` twice"},
   };
   for (const auto& row : rows) {
     const auto file = SafetensorsFile::Parse(row.bytes, "m.safetensors");
@@ -79,6 +91,47 @@ TEST(SafetensorsTest, AbsentFileIsNotFoundByName) {
   const auto file = SafetensorsFile::Open("/nonexistent/model.safetensors");
   EXPECT_EQ(file.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(file.status().message()), HasSubstr("/nonexistent/model.safetensors"));
+}
+
+constexpr char kA[] = R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})";
+constexpr char kB[] = R"({"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})";
+
+TEST(SafetensorsTest, ShardsAndTheirIndexMustAgree) {
+  const struct {
+    const char* what;
+    const char* index;
+    std::string one, two;
+    absl::StatusCode code;
+    const char* message;
+  } rows[] = {
+      {"agree", R"({"metadata":{},"weight_map":{"a":"one","b":"two"}})", File(kA, 1), File(kB, 1),
+       absl::StatusCode::kOk, ""},
+      {"no map", R"({"a":"one"})", File(kA, 1), File(kB, 1), absl::StatusCode::kInvalidArgument,
+       "index.json: expected an object `weight_map`"},
+      {"path leads out", R"({"weight_map":{"a":"../one"}})", File(kA, 1), File(kB, 1),
+       absl::StatusCode::kInvalidArgument, "tensor a: expected the name of a file in this directory"},
+      {"absent shard", R"({"weight_map":{"a":"three"}})", File(kA, 1), File(kB, 1), absl::StatusCode::kNotFound,
+       "/three: cannot be opened"},
+      {"other shard", R"({"weight_map":{"a":"two","b":"one"}})", File(kA, 1), File(kB, 1),
+       absl::StatusCode::kInvalidArgument, "tensor a: expected in two, found in "},
+      {"no shard", R"({"weight_map":{"a":"one","b":"two","c":"two"}})", File(kA, 1), File(kB, 1),
+       absl::StatusCode::kInvalidArgument, "tensor c: expected in two, found in no shard"},
+      {"both shards", R"({"weight_map":{"a":"one","b":"two"}})", File(kA, 1), File(kA, 1),
+       absl::StatusCode::kInvalidArgument, "tensor a: expected in one shard, found in "},
+  };
+  const std::string directory = testing::TempDir() + "/gantry_shards";
+  std::filesystem::create_directories(directory);
+  for (const auto& row : rows) {
+    std::ofstream(directory + "/model.safetensors.index.json") << row.index;
+    std::ofstream(directory + "/one") << row.one;
+    std::ofstream(directory + "/two") << row.two;
+    const auto set = OpenModelTensors(directory);
+    EXPECT_EQ(set.status().code(), row.code) << row.what << ": " << set.status();
+    EXPECT_THAT(std::string(set.status().message()), HasSubstr(row.message)) << row.what;
+    if (set.ok()) {
+      EXPECT_EQ((*set)->tensors.size(), 2u) << row.what;
+    }
+  }
 }
 
 }  // namespace
