@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
@@ -7,16 +9,20 @@
 #include "engine/model/model.h"
 #include "engine/model/tensor_source.h"
 
-#include <unistd.h>
-
 namespace gantry::engine {
 namespace {
+
+// `directory`/`name`, or empty when there is no such file.
+std::string PathIfPresent(const std::string& directory, const char* name) {
+  std::string path = absl::StrCat(directory, "/", name);
+  return access(path.c_str(), F_OK) == 0 ? path : "";
+}
 
 // generation_config.json wins over config.json; a model without either has no stop ids.
 absl::Status ReadStopIds(const std::string& directory, const ConfigObject& config, ModelSpec* spec) {
   std::vector<int64_t> ids;
-  const std::string generation = directory + "/generation_config.json";
-  if (access(generation.c_str(), F_OK) == 0) {
+  const std::string generation = PathIfPresent(directory, "generation_config.json");
+  if (!generation.empty()) {
     GANTRY_ASSIGN_OR_RETURN(const ConfigObject object, ConfigObject::ReadFile(generation));
     GANTRY_ASSIGN_OR_RETURN(ids, object.IntOrInts("eos_token_id", 0, spec->vocab_rows - 1));
   }
@@ -51,6 +57,9 @@ absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& direct
   GANTRY_RETURN_IF_ERROR(tensors.CheckAllRead());
   GANTRY_RETURN_IF_ERROR(ReadStopIds(directory, config, &model->spec));
   model->path = directory;
+  model->tokenizer_path = PathIfPresent(directory, "tokenizer.json");
+  model->tokenizer_config_path = PathIfPresent(directory, "tokenizer_config.json");
+  model->chat_template_path = PathIfPresent(directory, "chat_template.jinja");
   model->parameters = tensors.parameters();
   model->weight_bytes = tensors.bytes();
   model->storage = std::shared_ptr<const void>(std::move(set));

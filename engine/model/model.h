@@ -93,7 +93,12 @@ struct Model {
   std::vector<LayerWeights> layers;
   std::optional<MtpWeights> mtp;
 
-  std::string path;        // the directory
+  std::string path;  // the directory
+  // Text files of the model, for whoever tokenises; the engine never opens them. Empty: the directory has no such file.
+  std::string tokenizer_path;         // tokenizer.json
+  std::string tokenizer_config_path;  // tokenizer_config.json
+  std::string chat_template_path;     // chat_template.jinja
+
   int64_t parameters = 0;  // elements of all tensors in use
   int64_t weight_bytes = 0;
   std::shared_ptr<const void> storage;  // keeps the mapping alive

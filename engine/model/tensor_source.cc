@@ -6,15 +6,17 @@
 
 namespace gantry::engine {
 
+bool TensorSource::HasPrefix(const std::string& prefix) const {
+  const auto first = set_.tensors.lower_bound(prefix);
+  return first != set_.tensors.end() && absl::StartsWith(first->first, prefix);
+}
+
 absl::StatusOr<const StoredTensor*> TensorSource::Take(const std::string& name, const std::vector<int64_t>& shape,
                                                        DType* dtype) {
   const auto found = set_.tensors.find(name);
   if (found == set_.tensors.end()) {
-    const std::string file = set_.files.empty()     ? "model"
-                             : set_.tensors.empty() ? "model"
-                                                    : set_.tensors.begin()->second->file;
     return absl::NotFoundError(
-        absl::StrCat(file, ": tensor ", name, ": expected shape ", ShapeText(shape), ", found none"));
+        absl::StrCat(set_.path, ": tensor ", name, ": expected shape ", ShapeText(shape), ", found none"));
   }
   const StoredTensor& tensor = *found->second;
   if (tensor.shape != shape) {
@@ -33,8 +35,9 @@ absl::StatusOr<const StoredTensor*> TensorSource::Take(const std::string& name, 
   }
   // safetensors does not promise alignment of the data section; kernels and float reads need the element's own.
   if (reinterpret_cast<uintptr_t>(tensor.data) % DTypeBytes(*dtype) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(tensor.file, ": tensor ", name, ": data is not aligned to its type"));
+    return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, ": expected ", tensor.dtype,
+                                                   " data at a multiple of ", DTypeBytes(*dtype),
+                                                   " bytes in the file, found it elsewhere"));
   }
   if (used_.insert(name).second) {
     parameters_ += tensor.elements();
@@ -78,7 +81,7 @@ absl::Status TensorSource::CheckAllRead() const {
   for (const auto& [name, tensor] : set_.tensors) {
     if (!used_.contains(name)) {
       return absl::InvalidArgumentError(absl::StrCat(tensor->file, ": tensor ", name, " ", ShapeText(tensor->shape),
-                                                     " belongs to nothing that config.json describes"));
+                                                     " is known to no layer that config.json describes: expected no such tensor"));
     }
   }
   return absl::OkStatus();

@@ -19,6 +19,7 @@ class TensorSource {
   explicit TensorSource(const TensorSet& set) : set_(set) {}
 
   bool Has(const std::string& name) const { return set_.tensors.contains(name); }
+  bool HasPrefix(const std::string& prefix) const;
 
   // A matrix of F32, BF16 or F16. Errors name file, tensor, expected and found.
   absl::StatusOr<Matrix> ReadMatrix(const std::string& name, int64_t rows, int64_t columns);

@@ -1,7 +1,7 @@
 // Qwen3.5-MoE (and 3.6): gated delta net and gated attention in turn, a mixture of experts with a gated shared expert
 // in every layer, one MTP layer. Tensor names as released (docs/models.md). Checkpoints store RMSNorm weights around
-// zero
-// ("1 + w"), except the delta net's own norm.
+// zero ("1 + w"), except the delta net's own norm. Keys that some releases leave out default to the released models'
+// values.
 #include <cmath>
 
 #include "absl/strings/match.h"
@@ -12,22 +12,31 @@
 namespace gantry::engine {
 namespace {
 
+// Bounds keep every product of two sizes below within 32 bits, and a hostile config from asking for the moon.
 constexpr int kDimensionMax = 1 << 20;
+constexpr int kHeadsMax = 1 << 14;
+constexpr int kHeadDimMax = 1 << 12;
 constexpr int kLayersMax = 1024;
 
 absl::StatusOr<RopeSpec> ReadRope(const ConfigObject& config, int head_dim) {
-  // Two spellings: a nested `rope_parameters`, or flat keys.
+  // Spellings: all in `rope_parameters`; or flat keys, with the type in `rope_scaling`.
   ConfigObject rope = config;
-  if (config.Has("rope_parameters")) {
-    GANTRY_ASSIGN_OR_RETURN(rope, config.Object("rope_parameters"));
-    GANTRY_ASSIGN_OR_RETURN(const std::string type, rope.StringOr("rope_type", "default"));
-    if (type != "default") {
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    if (!config.Has(key)) continue;
+    GANTRY_ASSIGN_OR_RETURN(rope, config.Object(key));
+    GANTRY_ASSIGN_OR_RETURN(const std::string old_type, rope.StringOr("type", "default"));
+    GANTRY_ASSIGN_OR_RETURN(const std::string type, rope.StringOr("rope_type", old_type));
+    // For text, where a token's three positions are equal, mrope is plain RoPE.
+    if (type != "default" && type != "mrope") {
       return absl::InvalidArgumentError(absl::StrCat(rope.where(), ": `rope_type`: expected default, found ", type));
     }
   }
+  const auto number = [&](const char* key, double fallback, double min, double max) {
+    return (rope.Has(key) ? rope : config).NumberOr(key, fallback, min, max);
+  };
   RopeSpec spec;
-  GANTRY_ASSIGN_OR_RETURN(spec.theta, rope.NumberOr("rope_theta", 1e7, 1.0, 1e12));
-  GANTRY_ASSIGN_OR_RETURN(const double fraction, rope.NumberOr("partial_rotary_factor", 0.25, 0.0, 1.0));
+  GANTRY_ASSIGN_OR_RETURN(spec.theta, number("rope_theta", 1e7, 1.0, 1e12));
+  GANTRY_ASSIGN_OR_RETURN(const double fraction, number("partial_rotary_factor", 0.25, 0.0, 1.0));
   spec.rotary_dim = static_cast<int>(head_dim * fraction);
   if (spec.rotary_dim % 2 != 0) {
     return absl::InvalidArgumentError(absl::StrCat(rope.where(), ": `partial_rotary_factor` gives ", spec.rotary_dim,
@@ -38,13 +47,13 @@ absl::StatusOr<RopeSpec> ReadRope(const ConfigObject& config, int head_dim) {
 
 absl::Status ReadSpec(const ConfigObject& config, ModelSpec* spec) {
   const auto dimension = [&](const char* key) { return config.Int(key, 1, kDimensionMax); };
+  const auto heads = [&](const char* key) { return config.Int(key, 1, kHeadsMax); };
   spec->family = "qwen3_5_moe";
   GANTRY_ASSIGN_OR_RETURN(spec->hidden, dimension("hidden_size"));
   GANTRY_ASSIGN_OR_RETURN(spec->vocab_rows, config.Int("vocab_size", 1, 1 << 24));
   GANTRY_ASSIGN_OR_RETURN(spec->max_context, config.IntOr("max_position_embeddings", 262144, 2, 1 << 24));
   GANTRY_ASSIGN_OR_RETURN(const double eps, config.NumberOr("rms_norm_eps", 1e-6, 0.0, 1.0));
   spec->rms_eps = static_cast<float>(eps);
-  GANTRY_ASSIGN_OR_RETURN(spec->tied_head, config.BoolOr("tie_word_embeddings", false));
   GANTRY_ASSIGN_OR_RETURN(const std::string activation, config.StringOr("hidden_act", "silu"));
   if (activation != "silu") {
     return absl::InvalidArgumentError(
@@ -52,9 +61,9 @@ absl::Status ReadSpec(const ConfigObject& config, ModelSpec* spec) {
   }
 
   AttentionSpec attention;
-  GANTRY_ASSIGN_OR_RETURN(attention.query_heads, dimension("num_attention_heads"));
-  GANTRY_ASSIGN_OR_RETURN(attention.kv_heads, dimension("num_key_value_heads"));
-  GANTRY_ASSIGN_OR_RETURN(attention.head_dim, config.IntOr("head_dim", 256, 1, 4096));
+  GANTRY_ASSIGN_OR_RETURN(attention.query_heads, heads("num_attention_heads"));
+  GANTRY_ASSIGN_OR_RETURN(attention.kv_heads, heads("num_key_value_heads"));
+  GANTRY_ASSIGN_OR_RETURN(attention.head_dim, config.IntOr("head_dim", 256, 1, kHeadDimMax));
   GANTRY_ASSIGN_OR_RETURN(attention.output_gate, config.BoolOr("attn_output_gate", true));
   if (attention.query_heads % attention.kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat(config.where(), ": ", attention.query_heads,
@@ -66,10 +75,10 @@ absl::Status ReadSpec(const ConfigObject& config, ModelSpec* spec) {
   GANTRY_ASSIGN_OR_RETURN(attention.rope, ReadRope(config, attention.head_dim));
 
   GatedDeltaNetSpec delta_net;
-  GANTRY_ASSIGN_OR_RETURN(delta_net.key_heads, dimension("linear_num_key_heads"));
-  GANTRY_ASSIGN_OR_RETURN(delta_net.value_heads, dimension("linear_num_value_heads"));
-  GANTRY_ASSIGN_OR_RETURN(delta_net.key_dim, config.Int("linear_key_head_dim", 1, 4096));
-  GANTRY_ASSIGN_OR_RETURN(delta_net.value_dim, config.Int("linear_value_head_dim", 1, 4096));
+  GANTRY_ASSIGN_OR_RETURN(delta_net.key_heads, heads("linear_num_key_heads"));
+  GANTRY_ASSIGN_OR_RETURN(delta_net.value_heads, heads("linear_num_value_heads"));
+  GANTRY_ASSIGN_OR_RETURN(delta_net.key_dim, config.IntOr("linear_key_head_dim", 128, 1, kHeadDimMax));
+  GANTRY_ASSIGN_OR_RETURN(delta_net.value_dim, config.IntOr("linear_value_head_dim", 128, 1, kHeadDimMax));
   GANTRY_ASSIGN_OR_RETURN(delta_net.conv_kernel, config.IntOr("linear_conv_kernel_dim", 4, 2, 16));
   if (delta_net.value_heads % delta_net.key_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat(config.where(), ": ", delta_net.value_heads,
@@ -111,7 +120,12 @@ absl::Status ReadSpec(const ConfigObject& config, ModelSpec* spec) {
     }
     spec->layers.push_back(layer);
   }
-  GANTRY_ASSIGN_OR_RETURN(const int64_t mtp_layers, config.IntOr("mtp_num_hidden_layers", 0, 0, 1));
+  GANTRY_ASSIGN_OR_RETURN(const int64_t mtp_layers, config.IntOr("mtp_num_hidden_layers", 1, 0, 1));
+  GANTRY_ASSIGN_OR_RETURN(const bool own_embedding, config.BoolOr("mtp_use_dedicated_embeddings", false));
+  if (own_embedding) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(config.where(), ": `mtp_use_dedicated_embeddings`: expected false, found true"));
+  }
   if (mtp_layers == 1) spec->mtp = LayerSpec{attention, experts};
   return absl::OkStatus();
 }
@@ -228,13 +242,17 @@ absl::Status LoadQwen35Moe(const ConfigObject& top, TensorSource& tensors, Model
   }
   ModelSpec& spec = model->spec;
   GANTRY_RETURN_IF_ERROR(ReadSpec(config, &spec));
+  GANTRY_ASSIGN_OR_RETURN(const bool top_tied, top.BoolOr("tie_word_embeddings", false));
+  GANTRY_ASSIGN_OR_RETURN(spec.tied_head, config.BoolOr("tie_word_embeddings", top_tied));
 
   const std::string trunk =
       tensors.Has("model.language_model.embed_tokens.weight") ? "model.language_model." : "model.";
   GANTRY_ASSIGN_OR_RETURN(model->embedding,
                           tensors.ReadMatrix(trunk + "embed_tokens.weight", spec.vocab_rows, spec.hidden));
   model->head = model->embedding;
-  if (!spec.tied_head) {
+  if (spec.tied_head) {
+    tensors.Ignore("lm_head.weight");  // some exports write the embedding a second time
+  } else {
     GANTRY_ASSIGN_OR_RETURN(model->head, tensors.ReadMatrix("lm_head.weight", spec.vocab_rows, spec.hidden));
   }
   Reader reader(tensors, spec);
@@ -245,8 +263,8 @@ absl::Status LoadQwen35Moe(const ConfigObject& top, TensorSource& tensors, Model
   }
 
   // Many re-quantised releases drop the MTP layer: then there is none, whatever the config says.
-  const std::string mtp = tensors.Has("model.mtp.fc.weight") ? "model.mtp." : "mtp.";
-  if (spec.mtp && !tensors.Has(mtp + "fc.weight")) spec.mtp.reset();
+  const std::string mtp = tensors.HasPrefix("model.mtp.") ? "model.mtp." : "mtp.";
+  if (!tensors.HasPrefix(mtp)) spec.mtp.reset();
   if (spec.mtp) {
     MtpWeights weights;
     GANTRY_ASSIGN_OR_RETURN(weights.embedding_norm, reader.Norm(mtp + "pre_fc_norm_embedding.weight", spec.hidden));
