@@ -80,8 +80,9 @@ absl::StatusOr<std::vector<float>> TensorSource::ReadVector(const std::string& n
 absl::Status TensorSource::CheckAllRead() const {
   for (const auto& [name, tensor] : set_.tensors) {
     if (!used_.contains(name)) {
-      return absl::InvalidArgumentError(absl::StrCat(tensor->file, ": tensor ", name, " ", ShapeText(tensor->shape),
-                                                     " is known to no layer that config.json describes: expected no such tensor"));
+      return absl::InvalidArgumentError(absl::StrCat(tensor->file, ": tensor ", name,
+                                                     ": expected no such tensor by config.json, found shape ",
+                                                     ShapeText(tensor->shape)));
     }
   }
   return absl::OkStatus();
