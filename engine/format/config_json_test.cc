@@ -78,9 +78,9 @@ TEST(ConfigJsonTest, FilesThatAreNoJsonObjectAreRefused) {
     std::string text;
     const char* message;
   } rows[] = {
-      {"no JSON", "{\"a\": }", "expected JSON, found an error at byte 7"},
-      {"cut off", "{\"a\": 1", "expected JSON, found an error at byte 8"},
-      {"number beyond float64", "{\"a\": 1e999}", "expected JSON, found a number out of range"},
+      {"no JSON", "{\"a\": }", "expected a JSON object, found an error at byte 7"},
+      {"cut off", "{\"a\": 1", "expected a JSON object, found an error at byte 8"},
+      {"number beyond float64", "{\"a\": 1e999}", "expected a JSON object, found a number out of range"},
       {"list", "[1]", "expected a JSON object, found array"},
       {"key twice", R"({"a":1,"a":2})", "expected each key once, found `a` twice"},
       {"too deep", "{\"a\":" + std::string(1'000'000, '[') + std::string(1'000'000, ']') + "}",

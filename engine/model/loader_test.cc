@@ -335,11 +335,13 @@ TEST(LoaderTest, DamagedModelsAreRefusedNamingTensorOrKeyExpectedAndFound) {
        [](Checkpoint& c) {
          c.tensors["model.layers.9.extra"] = {"BF16", {1}, "xx"};
        },
-       kInvalid, "tensor model.layers.9.extra: expected no such tensor by config.json, found shape [1]"},
+       kInvalid, "model.safetensors: tensor model.layers.9.extra [1] belongs to nothing that config.json describes"},
+      {"own head of a tied model", [](Checkpoint& c) { c.config["tie_word_embeddings"] = true; }, kInvalid,
+       "tensor lm_head.weight [320, 64] belongs to nothing that config.json describes"},
       {"half an MTP layer", [](Checkpoint& c) { c.Drop("mtp.fc."); }, kNotFound,
        "tensor mtp.fc.weight: expected shape [64, 128], found none"},
       {"MTP tensors that the config denies", [](Checkpoint& c) { c.config["mtp_num_hidden_layers"] = 0; }, kInvalid,
-       "tensor mtp.fc.weight: expected no such tensor"},
+       "tensor mtp.fc.weight [64, 128] belongs to nothing that config.json describes"},
       {"one expert missing", [](Checkpoint& c) { c.Drop("model.layers.0.mlp.experts.5.up_proj."); }, kNotFound,
        "tensor model.layers.0.mlp.experts.5.up_proj.weight: expected shape [32, 64], found none"},
       {"fused experts of another width",

@@ -1,5 +1,7 @@
 #include "engine/model/tensor_source.h"
 
+#include <cstring>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
@@ -9,6 +11,12 @@ namespace gantry::engine {
 bool TensorSource::HasPrefix(const std::string& prefix) const {
   const auto first = set_.tensors.lower_bound(prefix);
   return first != set_.tensors.end() && absl::StartsWith(first->first, prefix);
+}
+
+bool TensorSource::AreEqual(const std::string& a, const std::string& b) const {
+  if (!Has(a) || !Has(b)) return false;
+  const StoredTensor &left = *set_.tensors.at(a), &right = *set_.tensors.at(b);
+  return left.dtype == right.dtype && left.shape == right.shape && std::memcmp(left.data, right.data, left.bytes) == 0;
 }
 
 absl::StatusOr<const StoredTensor*> TensorSource::Take(const std::string& name, const std::vector<int64_t>& shape,
@@ -80,9 +88,8 @@ absl::StatusOr<std::vector<float>> TensorSource::ReadVector(const std::string& n
 absl::Status TensorSource::CheckAllRead() const {
   for (const auto& [name, tensor] : set_.tensors) {
     if (!used_.contains(name)) {
-      return absl::InvalidArgumentError(absl::StrCat(tensor->file, ": tensor ", name,
-                                                     ": expected no such tensor by config.json, found shape ",
-                                                     ShapeText(tensor->shape)));
+      return absl::InvalidArgumentError(absl::StrCat(tensor->file, ": tensor ", name, " ", ShapeText(tensor->shape),
+                                                     " belongs to nothing that config.json describes"));
     }
   }
   return absl::OkStatus();

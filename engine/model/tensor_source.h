@@ -20,6 +20,8 @@ class TensorSource {
 
   bool Has(const std::string& name) const { return set_.tensors.contains(name); }
   bool HasPrefix(const std::string& prefix) const;
+  // Both present with equal type, shape and bytes.
+  bool AreEqual(const std::string& a, const std::string& b) const;
 
   // A matrix of F32, BF16 or F16. Errors name file, tensor, expected and found.
   absl::StatusOr<Matrix> ReadMatrix(const std::string& name, int64_t rows, int64_t columns);

@@ -30,11 +30,11 @@ absl::StatusOr<json> ParseJsonObject(absl::string_view text, const std::string& 
     root = json::parse(text.begin(), text.end(), watch);
   } catch (const json::parse_error& e) {
     // The library quotes the offending token whole, which may be the whole file.
-    return error(absl::StrCat("expected JSON, found an error at byte ", e.byte));
+    return error(absl::StrCat("expected a JSON object, found an error at byte ", e.byte));
   } catch (const json::exception&) {
-    return error("expected JSON, found a number out of range");
+    return error("expected a JSON object, found a number out of range");
   }
-  if (too_deep) return error(absl::StrCat("expected JSON nested at most ", depth_max, " levels, found more"));
+  if (too_deep) return error(absl::StrCat("expected a JSON object nested at most ", depth_max, " levels, found more"));
   if (!root.is_object()) return error(absl::StrCat("expected a JSON object, found ", root.type_name()));
   if (!duplicate.empty()) return error(absl::StrCat("expected each key once, found `", duplicate, "` twice"));
   return root;

@@ -251,7 +251,8 @@ absl::Status LoadQwen35Moe(const ConfigObject& top, TensorSource& tensors, Model
                           tensors.ReadMatrix(trunk + "embed_tokens.weight", spec.vocab_rows, spec.hidden));
   model->head = model->embedding;
   if (spec.tied_head) {
-    tensors.Ignore("lm_head.weight");  // some exports write the embedding a second time
+    // Some exports write the embedding a second time; any other head would contradict the config.
+    if (tensors.AreEqual("lm_head.weight", trunk + "embed_tokens.weight")) tensors.Ignore("lm_head.weight");
   } else {
     GANTRY_ASSIGN_OR_RETURN(model->head, tensors.ReadMatrix("lm_head.weight", spec.vocab_rows, spec.hidden));
   }
