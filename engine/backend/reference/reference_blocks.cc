@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <numeric>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -60,6 +58,21 @@ std::vector<float> SwiGlu(const SwiGluWeights& weights, const float* x) {
   return MatVec(weights.down, gate.data());
 }
 
+// Indices of the k largest, largest first; ties go to the lower index, NaN is never chosen before a number.
+std::vector<int> TopK(const std::vector<float>& values, int k) {
+  std::vector<int> chosen;
+  std::vector<bool> taken(values.size());
+  for (int i = 0; i < k; ++i) {
+    int best = -1;
+    for (int e = 0; e < static_cast<int>(values.size()); ++e) {
+      if (!taken[e] && (best < 0 || std::isnan(values[best]) || values[e] > values[best])) best = e;
+    }
+    taken[best] = true;
+    chosen.push_back(best);
+  }
+  return chosen;
+}
+
 class ReferenceBlocks final : public Blocks {
  public:
   ReferenceBlocks(std::shared_ptr<const Model> model, const BlocksLimits& limits)
@@ -96,6 +109,7 @@ class ReferenceBlocks final : public Blocks {
     GANTRY_CHECK(batch.rows() <= limits_.max_rows, "a batch fits the buffers");
     const int hidden = spec().hidden;
     for (int row = 0; row < batch.rows(); ++row) {
+      GANTRY_CHECK(batch.tokens[row] >= 0 && batch.tokens[row] < spec().vocab_rows, "token ids were checked on entry");
       for (int i = 0; i < hidden; ++i) {
         io.x[row * hidden + i] = model_->embedding.at(batch.tokens[row], i);
         io.delta[row * hidden + i] = 0;
@@ -131,6 +145,7 @@ class ReferenceBlocks final : public Blocks {
   }
 
   void Head(HeadOf which, absl::Span<const int> rows_wanted, Residual in, float* hidden, float* logits) override {
+    GANTRY_CHECK(which == HeadOf::kTrunk || model_->mtp, "an MTP head is asked of a model that has one");
     const int size = spec().hidden;
     const std::vector<float>& norm = which == HeadOf::kTrunk ? model_->final_norm : model_->mtp->final_norm;
     for (size_t i = 0; i < rows_wanted.size(); ++i) {
@@ -148,6 +163,8 @@ class ReferenceBlocks final : public Blocks {
   }
 
   void MtpInput(const StepBatch& batch, const float* hidden, Residual io) override {
+    GANTRY_CHECK(model_->mtp, "MTP input is asked of a model that has an MTP layer");
+    GANTRY_CHECK(batch.rows() <= limits_.max_rows, "a batch fits the buffers");
     const int size = spec().hidden;
     const MtpWeights& mtp = *model_->mtp;
     std::vector<float> concat(2 * size);
@@ -259,6 +276,7 @@ class ReferenceBlocks final : public Blocks {
   void DeltaNet(const GatedDeltaNetSpec& net, const GatedDeltaNetWeights& weights, const std::vector<float>& norm,
                 LayerCache& cache, const RowGroup& group, Residual io) {
     const int dk = net.key_dim, dv = net.value_dim, channels = net.conv_channels(), taps = net.conv_kernel;
+    GANTRY_CHECK(group.state_in != kNoStateSlot, "a group in a recurrent layer names the state it continues");
     // Work on copies: one of the output slots may be the input slot.
     std::vector<float> state(cache.states.begin() + group.state_in * cache.state_size,
                              cache.states.begin() + (group.state_in + 1) * cache.state_size);
@@ -337,16 +355,14 @@ class ReferenceBlocks final : public Blocks {
     const double max = *std::max_element(logits.begin(), logits.end());
     std::vector<double> p(logits.size());
     for (size_t e = 0; e < p.size(); ++e) p[e] = std::exp(logits[e] - max);
-    std::vector<int> order(p.size());
-    std::iota(order.begin(), order.end(), 0);
-    // Ties go to the lower index. Dividing by the sum over all experts cancels in the renormalisation.
-    std::stable_sort(order.begin(), order.end(), [&](int l, int r) { return logits[l] > logits[r]; });
-    double chosen = 0;
-    for (int i = 0; i < moe.experts_per_token; ++i) chosen += p[order[i]];
+    // The softmax's own divisor, the sum over all experts, cancels when the chosen weights are renormalised.
+    const std::vector<int> chosen = TopK(logits, moe.experts_per_token);
+    double chosen_sum = 0;
+    for (int e : chosen) chosen_sum += p[e];
     std::vector<double> sum(weights.experts[0].down.rows);
-    for (int i = 0; i < moe.experts_per_token; ++i) {
-      const std::vector<float> y = SwiGlu(weights.experts[order[i]], x);
-      for (size_t j = 0; j < sum.size(); ++j) sum[j] += p[order[i]] / chosen * y[j];
+    for (int e : chosen) {
+      const std::vector<float> y = SwiGlu(weights.experts[e], x);
+      for (size_t j = 0; j < sum.size(); ++j) sum[j] += p[e] / chosen_sum * y[j];
     }
     if (weights.shared) {
       const double gate = weights.shared_gate ? Sigmoid(MatVec(*weights.shared_gate, x)[0]) : 1.0;
