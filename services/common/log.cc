@@ -47,6 +47,12 @@ void AppendJsonString(std::string* out, absl::string_view text) {
       bool valid = length != 0 && i + length <= text.size();
       for (size_t k = 1; valid && k < length; ++k) valid = (static_cast<unsigned char>(text[i + k]) & 0xc0) == 0x80;
       if (valid) {
+        // Overlong forms, surrogates and what lies beyond U+10FFFF show in the second byte.
+        auto second = static_cast<unsigned char>(text[i + 1]);
+        valid = !((c == 0xe0 && second < 0xa0) || (c == 0xed && second > 0x9f) || (c == 0xf0 && second < 0x90) ||
+                  (c == 0xf4 && second > 0x8f));
+      }
+      if (valid) {
         absl::StrAppend(out, text.substr(i, length));
         i += length;
       } else {
