@@ -15,6 +15,23 @@ TEST(CpuBlocksTest, LogitsAndMtpLogitsEqualOtherPeoplesImplementations) {
   for (const GoldenCase& golden : Qwen35MoeGoldens()) CheckGolden(golden, MakeCpuBlocks, kCpuLogitsBound);
 }
 
+TEST(CpuBlocksTest, HiddenStatesAndThreeTokenDraftEqualTheGolden) {
+  CheckDraft(Qwen35MoeGoldens()[0], MakeCpuBlocks, kCpuLogitsBound);
+}
+
+TEST(CpuBlocksTest, TrunkAndMtpBitsDoNotDependOnChunks) {
+  CheckChunksKeepBits(kTiny, MakeCpuBlocks);
+}
+
+TEST(CpuBlocksTest, BatchMatesAndRolledBackGuessesLeaveNoTrace) {
+  CheckBatchMatesAndRollbackKeepBits(kTiny, MakeCpuBlocks);
+  CheckBatchMatesAndRollbackKeepBits(std::string(GANTRY_SOURCE_DIR) + "/models/demo", MakeCpuBlocks);
+}
+
+TEST(CpuBlocksTest, SlotsAreZeroedAndCopied) {
+  CheckSlotsAreZeroedAndCopied(kTiny, MakeCpuBlocks);
+}
+
 struct Run {
   int chunk_rows = 0, threads = 2;
   const char* isa = nullptr;
