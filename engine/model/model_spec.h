@@ -11,9 +11,9 @@
 #include <variant>
 #include <vector>
 
-namespace gantry::engine {
+#include "engine/base/token_id.h"
 
-using TokenId = int32_t;
+namespace gantry::engine {
 
 // y = x * rsqrt(mean(x^2) + eps) * (w or 1 + w). Loaders fold the "1 +" into the weight, so that backends see one kind.
 struct RopeSpec {
