@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "engine/base/aligned_buffer.h"
 #include "engine/base/mapped_file.h"
 #include "engine/base/numeric.h"
@@ -15,6 +17,11 @@ namespace gantry::engine {
 namespace {
 
 using ::testing::HasSubstr;
+
+// Tests of several build folders may run at once.
+std::string TempPath(const char* name) {
+  return absl::StrCat(testing::TempDir(), "/gantry_", getpid(), "_", name);
+}
 
 TEST(NumericTest, EveryStoredHalfSurvivesTheWayThroughFloat) {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
@@ -66,8 +73,8 @@ TEST(AlignedBufferTest, MemoryIsAlignedZeroedAndMovedWithItsOwner) {
 }
 
 TEST(MappedFileTest, FilesThatCannotBeMappedAreRefusedByName) {
-  const std::string empty = testing::TempDir() + "/gantry_base_test_empty";
-  std::ofstream{empty};
+  const std::string empty = TempPath("empty");
+  std::ofstream(empty).flush();
   const struct {
     std::string path;
     absl::StatusCode code;
@@ -75,22 +82,24 @@ TEST(MappedFileTest, FilesThatCannotBeMappedAreRefusedByName) {
   } rows[] = {
       {"/nonexistent/file", absl::StatusCode::kNotFound, "/nonexistent/file: cannot be opened"},
       {testing::TempDir(), absl::StatusCode::kInvalidArgument, "expected a regular, non-empty file"},
-      {empty, absl::StatusCode::kInvalidArgument, "gantry_base_test_empty: expected a regular, non-empty file"},
+      {empty, absl::StatusCode::kInvalidArgument, "_empty: expected a regular, non-empty file"},
   };
   for (const auto& row : rows) {
     const auto file = MappedFile::Open(row.path);
     EXPECT_EQ(file.status().code(), row.code) << row.path;
     EXPECT_THAT(std::string(file.status().message()), HasSubstr(row.message));
   }
+  unlink(empty.c_str());
 }
 
 TEST(MappedFileTest, SmallFilesAreReadWholeUpToTheirBound) {
-  const std::string path = testing::TempDir() + "/gantry_base_test_small";
+  const std::string path = TempPath("small");
   std::ofstream(path) << "12345";
   EXPECT_EQ(ReadSmallFile(path, 5).value(), "12345");
   const auto refused = ReadSmallFile(path, 4);
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("5 bytes, at most 4 are accepted"));
+  unlink(path.c_str());
 }
 
 }  // namespace

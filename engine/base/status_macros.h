@@ -29,7 +29,10 @@ inline absl::Status Annotate(const absl::Status& status, absl::string_view conte
 // GANTRY_ASSIGN_OR_RETURN(auto file, OpenFile(path));
 #define GANTRY_ASSIGN_OR_RETURN(lhs, expr) \
   GANTRY_ASSIGN_OR_RETURN_IMPL(GANTRY_CONCAT(gantry_statusor_, __LINE__), lhs, expr)
+// Names and a declaration cannot stand in parentheses.
+// NOLINTBEGIN(bugprone-macro-parentheses)
 #define GANTRY_ASSIGN_OR_RETURN_IMPL(var, lhs, expr) \
   auto var = (expr);                                 \
   if (!var.ok()) return std::move(var).status();     \
   lhs = std::move(var).value()
+// NOLINTEND(bugprone-macro-parentheses)

@@ -2,9 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <functional>
+
+#include "absl/strings/str_cat.h"
 
 namespace gantry::engine {
 namespace {
@@ -14,9 +17,11 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 absl::StatusOr<ConfigObject> Read(const std::string& text) {
-  const std::string path = testing::TempDir() + "/gantry_config.json";
+  const std::string path = absl::StrCat(testing::TempDir(), "/", getpid(), "_gantry_config.json");
   std::ofstream(path) << text;
-  return ConfigObject::ReadFile(path);
+  auto config = ConfigObject::ReadFile(path);
+  unlink(path.c_str());
+  return config;
 }
 
 TEST(ConfigJsonTest, ValuesAreReadByKeyAndType) {

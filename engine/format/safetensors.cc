@@ -188,7 +188,7 @@ absl::StatusOr<std::unique_ptr<TensorSet>> OpenModelTensors(const std::string& d
   }
   set->files.reserve(shards.size());  // `tensors` points into the files, so they must not move
   for (const std::string& shard : shards) {
-    GANTRY_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(directory + "/" + shard));
+    GANTRY_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(absl::StrCat(directory, "/", shard)));
     set->files.push_back(std::move(file));
   }
   for (const SafetensorsFile& file : set->files) {
@@ -202,7 +202,7 @@ absl::StatusOr<std::unique_ptr<TensorSet>> OpenModelTensors(const std::string& d
   }
   for (const auto& [name, shard] : shard_of) {
     const auto found = set->tensors.find(name);
-    if (found == set->tensors.end() || found->second->file != directory + "/" + shard) {
+    if (found == set->tensors.end() || found->second->file != absl::StrCat(directory, "/", shard)) {
       return absl::InvalidArgumentError(
           absl::StrCat(index_path, ": tensor ", name, ": expected in ", shard, ", found ",
                        found == set->tensors.end() ? "in no shard" : absl::StrCat("in ", found->second->file)));

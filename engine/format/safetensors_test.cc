@@ -2,10 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+
+#include "absl/strings/str_cat.h"
 
 namespace gantry::engine {
 namespace {
@@ -119,7 +122,7 @@ TEST(SafetensorsTest, ShardsAndTheirIndexMustAgree) {
       {"both shards", R"({"weight_map":{"a":"one","b":"two"}})", File(kA, 1), File(kA, 1),
        absl::StatusCode::kInvalidArgument, "tensor a: expected in one shard, found in "},
   };
-  const std::string directory = testing::TempDir() + "/gantry_shards";
+  const std::string directory = absl::StrCat(testing::TempDir(), "/gantry_shards_", getpid());
   std::filesystem::create_directories(directory);
   for (const auto& row : rows) {
     std::ofstream(directory + "/model.safetensors.index.json") << row.index;
@@ -132,6 +135,7 @@ TEST(SafetensorsTest, ShardsAndTheirIndexMustAgree) {
       EXPECT_EQ((*set)->tensors.size(), 2u) << row.what;
     }
   }
+  std::filesystem::remove_all(directory);
 }
 
 }  // namespace

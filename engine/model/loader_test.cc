@@ -132,7 +132,7 @@ void WriteSafetensors(const std::map<std::string, Checkpoint::Tensor>& tensors, 
 // A fresh directory of its own for each call.
 std::string Write(const Checkpoint& checkpoint) {
   static int count = 0;
-  const std::string directory = absl::StrCat(testing::TempDir(), "/gantry_loader_test_", getpid(), "_", count++);
+  std::string directory = absl::StrCat(testing::TempDir(), "/gantry_loader_test_", getpid(), "_", count++);
   std::filesystem::create_directories(directory);
   std::ofstream(directory + "/config.json") << checkpoint.config.dump();
   if (!checkpoint.generation_config.is_null()) {
