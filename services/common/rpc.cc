@@ -26,6 +26,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/synchronization/notification.h"
 #include "services/common/allow_list.h"
 #include "services/common/log.h"
 
@@ -338,31 +339,44 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const Ide
   return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
+namespace {
+
 // A call on a channel without credentials fails inside the library, and its completion is an event on the shared
 // callback queue: the cheapest wake-up that the public API offers.
+class Awake {
+ public:
+  Awake() : thread_([this] { Tick(); }) {}
+  // At exit, before the library's own statics go.
+  ~Awake() {
+    stop_.Notify();
+    thread_.join();
+  }
+
+ private:
+  void Tick() {
+    struct Call {
+      grpc::ClientContext context;
+      grpc::ByteBuffer request;
+      grpc::ByteBuffer response;
+    };
+    grpc::GenericStub stub(grpc::CreateChannel("unix:/", nullptr));
+    do {
+      auto call = std::make_shared<Call>();
+      grpc::Slice empty("", 0);
+      call->request = grpc::ByteBuffer(&empty, 1);
+      stub.UnaryCall(&call->context, "/gantry.Awake/Tick", grpc::StubOptions(), &call->request, &call->response,
+                     [call](grpc::Status) {});
+    } while (!stop_.WaitForNotificationWithTimeout(absl::Milliseconds(200)));
+  }
+
+  absl::Notification stop_;
+  std::thread thread_;
+};
+
+}  // namespace
+
 void KeepCallbackThreadsAwake() {
-  static const bool started = [] {
-    std::thread([] {
-      auto channel = grpc::CreateChannel("unix:/", nullptr);
-      grpc::GenericStub stub(channel);
-      constexpr auto kPeriod = std::chrono::milliseconds(200);
-      while (true) {
-        struct Call {
-          grpc::ClientContext context;
-          grpc::ByteBuffer request;
-          grpc::ByteBuffer response;
-        };
-        auto call = std::make_shared<Call>();
-        grpc::Slice empty("", 0);
-        call->request = grpc::ByteBuffer(&empty, 1);
-        stub.UnaryCall(&call->context, "/gantry.Awake/Tick", grpc::StubOptions(), &call->request, &call->response,
-                       [call](grpc::Status) {});
-        std::this_thread::sleep_for(kPeriod);
-      }
-    }).detach();
-    return true;
-  }();
-  (void)started;
+  static Awake awake;
 }
 
 }  // namespace gantry

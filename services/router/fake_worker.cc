@@ -16,7 +16,11 @@ namespace gantry::router {
 class FakeWorker::Call final : public grpc::ServerBidiReactor<v1::GenerateClientMessage, v1::GenerateServerMessage> {
  public:
   explicit Call(FakeWorker* worker) : worker_(worker), thread_([this] { Play(); }) { StartRead(&in_); }
-  ~Call() override { thread_.join(); }
+  ~Call() override {
+    thread_.join();
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&done_));
+  }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
@@ -60,7 +64,10 @@ class FakeWorker::Call final : public grpc::ServerBidiReactor<v1::GenerateClient
     started_ = true;
   }
 
-  void OnDone() override {}
+  void OnDone() override {
+    absl::MutexLock lock(&mutex_);
+    done_ = true;
+  }
 
  private:
   bool Write(const v1::GenerateServerMessage& message) {
@@ -139,6 +146,7 @@ class FakeWorker::Call final : public grpc::ServerBidiReactor<v1::GenerateClient
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool written_ ABSL_GUARDED_BY(mutex_) = false;
   bool write_ok_ ABSL_GUARDED_BY(mutex_) = false;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

@@ -53,7 +53,8 @@ struct Router::Impl {
     FleetCounts counts = fleet->Counts();
     ProcessState state;
     state.live = Live();
-    state.ready = !draining && counts.ready + counts.suspect > 0;
+    // Without workers a router is ready too: they reach it only where the unready are taken out of service.
+    state.ready = !draining && (lifecycle == nullptr || !lifecycle->draining());
     state.running = static_cast<uint32_t>(counts.reserved);
     state.items = {
         {"workers", absl::StrCat(counts.ready)},           {"workers draining", absl::StrCat(counts.draining)},
@@ -125,7 +126,7 @@ Health Router::CurrentHealth() const {
   FleetCounts counts = impl_->fleet->Counts();
   ProcessState state = impl_->State();
   return {.live = state.live,
-          .ready = state.ready && (impl_->lifecycle == nullptr || !impl_->lifecycle->draining()),
+          .ready = state.ready,
           .detail = absl::StrCat(counts.ready, " workers ready, ", counts.suspect, " suspect, ", counts.draining,
                                  " draining; ", counts.reserved, " requests running, ", counts.waiting, " waiting")};
 }

@@ -2,6 +2,7 @@
 #include "services/router/router.h"
 
 #include <grpcpp/grpcpp.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <thread>
@@ -43,12 +44,12 @@ v1::GenerateClientMessage StartMessage(uint64_t deadline_ms = 10'000, int sequen
 
 class RouterTest : public ::testing::Test {
  protected:
-  void StartRouter(int64_t queue_limit = 1024) {
+  void StartRouter(int64_t queue_limit = 1024, Lifecycle* lifecycle = nullptr) {
     RouterOptions options;
     options.rpc = identities_.ServerOptions("router");
     options.identity = identities_.Get("router");
     options.queue_limit = queue_limit;
-    absl::StatusOr<std::unique_ptr<Router>> router = Router::Start(std::move(options), nullptr);
+    absl::StatusOr<std::unique_ptr<Router>> router = Router::Start(std::move(options), lifecycle);
     ASSERT_TRUE(router.ok()) << router.status();
     router_ = *std::move(router);
     channel_ = MakeChannel(router_->address(), identities_.Get("gateway"));
@@ -497,6 +498,34 @@ TEST_F(RouterTest, DrainingFinishesWhatRunsAndAdmitsNothing) {
   EXPECT_TRUE(status.ok());
   drain.join();
   EXPECT_TRUE(worker->WaitForEvent("detached: router is stopping", absl::Seconds(2)));
+}
+
+TEST_F(RouterTest, AdminSeesStatusAndStartsTheDrain) {
+  Lifecycle lifecycle;
+  StartRouter(1024, &lifecycle);
+  auto worker = StartWorker();
+  auto admin = v1::Process::NewStub(MakeChannel(router_->address(), identities_.Get("admin")));
+  v1::StatusResponse status;
+  grpc::ClientContext first;
+  ASSERT_TRUE(admin->Status(&first, {}, &status).ok());
+  EXPECT_EQ(status.process(), "router");
+  EXPECT_EQ(status.pid(), static_cast<uint64_t>(getpid()));
+  EXPECT_TRUE(status.live() && status.ready());
+  ASSERT_GT(status.items_size(), 0);
+  EXPECT_EQ(status.items(0).name() + ": " + status.items(0).value(), "workers: 1");
+
+  v1::DrainRequest request;
+  v1::DrainResponse response;
+  request.set_deadline_ms(1500);
+  grpc::ClientContext second;
+  ASSERT_TRUE(admin->Drain(&second, request, &response).ok());
+  EXPECT_EQ(lifecycle.WaitForDrain().budget, absl::Milliseconds(1500));
+  EXPECT_FALSE(router_->CurrentHealth().ready);
+  auto late = Ask();
+  grpc::Status refused;
+  ReadAll(late.get(), &refused);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  router_.reset();
 }
 
 }  // namespace
