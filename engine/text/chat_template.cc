@@ -1,0 +1,57 @@
+#include "engine/text/chat_template.h"
+
+#include <nlohmann/json.hpp>
+
+#include "engine/base/status_macros.h"
+#include "engine/text/jinja/interpreter.h"
+#include "engine/text/jinja/parser.h"
+
+namespace gantry::engine::text {
+
+struct ChatTemplate::Parsed {
+  jinja::Body body;
+};
+
+ChatTemplate::ChatTemplate() = default;
+ChatTemplate::~ChatTemplate() = default;
+
+absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Parse(absl::string_view source) {
+  auto parsed = std::make_unique<Parsed>();
+  GANTRY_ASSIGN_OR_RETURN(parsed->body, jinja::Parse(source));
+  auto result = std::unique_ptr<ChatTemplate>(new ChatTemplate());
+  result->parsed_ = std::move(parsed);
+  return result;
+}
+
+absl::StatusOr<std::vector<Segment>> ChatTemplate::Render(const Input& input) const {
+  using jinja::Value;
+  jinja::Dict context;
+  const auto set = [&](const char* name, Value value) {
+    context.emplace_back(Value::String(name, true), std::move(value));
+  };
+  if (input.variables != nullptr) {
+    for (const auto& [name, value] : input.variables->items()) set(name.c_str(), Value::FromJson(value));
+  }
+  set("messages", input.messages == nullptr ? Value::MakeList({}) : Value::FromJson(*input.messages));
+  set("tools", input.tools == nullptr ? Value::None() : Value::FromJson(*input.tools));
+  set("add_generation_prompt", Value::Bool(input.add_generation_prompt));
+  set("bos_token", Value::String(input.bos_token, true));
+  set("eos_token", Value::String(input.eos_token, true));
+  GANTRY_ASSIGN_OR_RETURN(const jinja::Text text, jinja::Render(parsed_->body, context, jinja::Limits{}));
+  std::vector<Segment> segments;
+  for (size_t begin = 0; begin < text.size();) {
+    size_t end = begin + 1;
+    while (end < text.size() && text.trusted(end) == text.trusted(begin)) ++end;
+    segments.push_back(Segment{text.bytes().substr(begin, end - begin), text.trusted(begin)});
+    begin = end;
+  }
+  return segments;
+}
+
+std::string JoinSegments(const std::vector<Segment>& segments) {
+  std::string text;
+  for (const Segment& segment : segments) text += segment.text;
+  return text;
+}
+
+}  // namespace gantry::engine::text
