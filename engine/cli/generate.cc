@@ -1,0 +1,192 @@
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "engine/backend/cpu/cpu_blocks.h"
+#include "engine/backend/forward.h"
+#include "engine/backend/reference/reference_blocks.h"
+#include "engine/base/mapped_file.h"
+#include "engine/base/status_macros.h"
+#include "engine/cli/collector.h"
+#include "engine/cli/commands.h"
+#include "engine/model/model.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/detokenizer.h"
+#include "engine/text/tokenizer.h"
+
+namespace gantry::engine::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr size_t kInputBytesMax = 64 << 20;
+constexpr int kJsonDepthMax = 64;
+constexpr int kLogitsChunkRows = 64;
+
+absl::StatusOr<ordered_json> ReadJson(const std::string& path) {
+  GANTRY_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path, kInputBytesMax));
+  bool too_deep = false;
+  const auto watch = [&](int depth, ordered_json::parse_event_t, ordered_json&) {
+    too_deep = too_deep || depth > kJsonDepthMax;
+    return !too_deep;
+  };
+  ordered_json root = ordered_json::parse(text, watch, /*allow_exceptions=*/false);
+  if (root.is_discarded() || too_deep) return absl::InvalidArgumentError(absl::StrCat(path, ": not valid JSON"));
+  return root;
+}
+
+absl::StatusOr<std::vector<TokenId>> ReadIds(const std::string& path) {
+  GANTRY_ASSIGN_OR_RETURN(const ordered_json root, ReadJson(path));
+  std::vector<TokenId> ids;
+  if (!root.is_array()) return absl::InvalidArgumentError(absl::StrCat(path, ": expected a JSON array of token ids"));
+  for (size_t i = 0; i < root.size(); ++i) {
+    if (!root[i].is_number_integer() || root[i].get<int64_t>() < 0 || root[i].get<int64_t>() > INT32_MAX) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": [", i, "]: expected a token id, found ", root[i].dump().substr(0, 40)));
+    }
+    ids.push_back(root[i].get<TokenId>());
+  }
+  return ids;
+}
+
+absl::StatusOr<std::string> TemplateSource(const std::string& model) {
+  const absl::StatusOr<std::string> file = ReadSmallFile(model + "/chat_template.jinja", kInputBytesMax);
+  if (file.ok()) return file;
+  GANTRY_ASSIGN_OR_RETURN(const ordered_json config, ReadJson(model + "/tokenizer_config.json"));
+  if (!config.is_object() || !config.contains("chat_template") || !config["chat_template"].is_string()) {
+    return absl::NotFoundError(
+        absl::StrCat(model, ": neither chat_template.jinja nor a `chat_template` in tokenizer_config.json"));
+  }
+  return config["chat_template"].get<std::string>();
+}
+
+absl::StatusOr<std::vector<TokenId>> ChatIds(const std::string& model, const std::string& path,
+                                             const text::Tokenizer& tokenizer) {
+  GANTRY_ASSIGN_OR_RETURN(const ordered_json root, ReadJson(path));
+  const ordered_json* messages = root.is_array()                                 ? &root
+                                 : root.is_object() && root.contains("messages") ? &root["messages"]
+                                                                                 : nullptr;
+  if (messages == nullptr || !messages->is_array() || messages->empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": expected a non-empty array of messages, or an object with `messages`"));
+  }
+  GANTRY_ASSIGN_OR_RETURN(const std::string source, TemplateSource(model));
+  GANTRY_ASSIGN_OR_RETURN(const auto chat_template, text::ChatTemplate::Parse(source));
+  text::ChatTemplate::Input input;
+  input.messages = messages;
+  if (root.is_object() && root.contains("tools") && root["tools"].is_array()) input.tools = &root["tools"];
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<text::Segment> segments, chat_template->Render(input));
+  return tokenizer.Encode(segments);
+}
+
+}  // namespace
+
+absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options) {
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<TokenId> ids, ReadIds(options.ids));
+  GANTRY_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, LoadModel(common.model));
+  if (ids.empty()) return absl::InvalidArgumentError(absl::StrCat(options.ids, ": the array is empty"));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= model->spec.vocab_rows) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(options.ids, ": [", i, "]: token id ", ids[i], ", the model has ", model->spec.vocab_rows));
+    }
+  }
+  const int pages = static_cast<int>(ids.size() + kKvPageTokens - 1) / kKvPageTokens;
+  const BlocksLimits limits{.max_rows = kLogitsChunkRows,
+                            .max_head_rows = kLogitsChunkRows,
+                            .kv_pages = pages,
+                            .state_slots = 1,
+                            .threads = common.threads};
+  if (common.backend != "cpu" && common.backend != "reference") {
+    return absl::InvalidArgumentError(absl::StrCat("--backend is `", common.backend, "`, expected reference or cpu"));
+  }
+  GANTRY_ASSIGN_OR_RETURN(const auto blocks,
+                          common.backend == "cpu" ? MakeCpuBlocks(model, limits) : MakeReferenceBlocks(model, limits));
+  std::FILE* file = std::fopen(options.out.c_str(), "wb");
+  if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat(options.out, ": cannot be written"));
+  SequenceRunner runner(*blocks);
+  std::vector<float> logits(static_cast<size_t>(kLogitsChunkRows) * model->spec.vocab_rows);
+  bool written = true;
+  for (size_t begin = 0; begin < ids.size() && written; begin += kLogitsChunkRows) {
+    const size_t rows = std::min<size_t>(kLogitsChunkRows, ids.size() - begin);
+    runner.Append(absl::MakeConstSpan(ids).subspan(begin, rows), 0, nullptr, logits.data());
+    const size_t count = rows * model->spec.vocab_rows;
+    written = std::fwrite(logits.data(), sizeof(float), count, file) == count;
+  }
+  written = std::fclose(file) == 0 && written;
+  if (!written) return absl::UnavailableError(absl::StrCat(options.out, ": writing failed"));
+  std::printf("%s: float32 [%zu, %d]\n", options.out.c_str(), ids.size(), model->spec.vocab_rows);
+  return absl::OkStatus();
+}
+
+absl::Status RunGenerate(const CommonOptions& common, const GenerateOptions& options) {
+  std::unique_ptr<text::Tokenizer> tokenizer;
+  absl::StatusOr<std::unique_ptr<text::Tokenizer>> loaded = text::Tokenizer::FromFile(common.model + "/tokenizer.json");
+  // Ids alone need no tokenizer; then there is no text either.
+  if (loaded.ok()) {
+    tokenizer = std::move(*loaded);
+  } else if (options.ids.empty()) {
+    return loaded.status();
+  }
+  Request request;
+  if (!options.ids.empty()) {
+    GANTRY_ASSIGN_OR_RETURN(request.ids, ReadIds(options.ids));
+  } else if (!options.chat.empty()) {
+    GANTRY_ASSIGN_OR_RETURN(request.ids, ChatIds(common.model, options.chat, *tokenizer));
+  } else {
+    GANTRY_ASSIGN_OR_RETURN(request.ids, tokenizer->Encode(options.prompt, /*parse_special=*/true));
+  }
+  EngineOptions engine_options;
+  engine_options.model_path = common.model;
+  engine_options.backend = common.backend;
+  engine_options.threads = common.threads;
+  engine_options.max_sequences = 1;
+  engine_options.spec.mode = options.spec;
+  engine_options.vocab_used = tokenizer == nullptr ? 0 : tokenizer->size();
+  GANTRY_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(engine_options));
+
+  request.generated_from = static_cast<int>(request.ids.size());
+  request.max_tokens = options.max_tokens;
+  request.sampling = options.sampling;
+  if (!options.ignore_stop) request.sampling.stop_ids = engine->card().spec.stop_ids;
+
+  std::unique_ptr<text::Detokenizer> detokenizer;
+  if (tokenizer != nullptr) detokenizer = std::make_unique<text::Detokenizer>(tokenizer.get(), /*skip_special=*/true);
+  std::string text;
+  const auto collector = std::make_shared<Collector>([&](TokenId id) {
+    const std::string piece = detokenizer == nullptr ? absl::StrCat(id, " ") : detokenizer->Push(id);
+    text += piece;
+    if (options.json) return;
+    std::fwrite(piece.data(), 1, piece.size(), stdout);
+    std::fflush(stdout);
+  });
+  GANTRY_RETURN_IF_ERROR(engine->Submit(std::move(request), collector).status());
+  const FinishEvent& finish = collector->Wait();
+  const std::string rest = detokenizer == nullptr ? "" : detokenizer->Flush();
+  text += rest;
+  if (!finish.status.ok()) return finish.status;
+  if (!options.json) {
+    std::printf("%s\n", rest.c_str());
+    return absl::OkStatus();
+  }
+  const char* reason = finish.reason == FinishReason::kStop ? "stop" : "length";
+  const double decode_s = finish.decode_ms / 1e3;
+  const auto generated = static_cast<double>(finish.counts.generated);
+  const ordered_json result = {{"tokens", collector->ids()},
+                               {"text", tokenizer == nullptr ? ordered_json() : ordered_json(text)},
+                               {"stats",
+                                {{"finish_reason", reason},
+                                 {"prompt_tokens", finish.counts.prompt},
+                                 {"generated_tokens", finish.counts.generated},
+                                 {"drafted_tokens", finish.counts.drafted},
+                                 {"accepted_tokens", finish.counts.accepted},
+                                 {"queue_ms", finish.queue_ms},
+                                 {"prefill_ms", finish.prefill_ms},
+                                 {"decode_ms", finish.decode_ms},
+                                 {"decode_tokens_per_s", decode_s > 0 ? (generated - 1) / decode_s : 0},
+                                 {"numerics_id", engine->card().numerics_id}}}};
+  std::printf("%s\n", result.dump(-1, ' ', false, ordered_json::error_handler_t::replace).c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace gantry::engine::cli
