@@ -1,0 +1,346 @@
+#include "services/common/spool.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "engine/base/check.h"
+#include "engine/base/status_macros.h"
+
+namespace gantry {
+namespace {
+
+constexpr size_t kHeaderBytes = 4 + 4 + 8 + 4;
+constexpr char kSuffix[] = ".spool";
+// How long a failing spool waits before it looks whether the disk is well again.
+constexpr absl::Duration kProbeAfter = absl::Seconds(1);
+
+// CRC-32C (Castagnoli), reflected polynomial 0x82F63B78.
+uint32_t Crc32c(absl::string_view bytes) {
+  static const auto table = [] {
+    std::array<uint32_t, 256> t{};
+    for (uint32_t i = 0; i < 256; ++i) {
+      uint32_t crc = i;
+      for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) ? 0x82F63B78u : 0);
+      t[i] = crc;
+    }
+    return t;
+  }();
+  uint32_t crc = ~0u;
+  for (const char byte : bytes) crc = (crc >> 8) ^ table[(crc ^ static_cast<unsigned char>(byte)) & 0xFF];
+  return ~crc;
+}
+
+template <typename T>
+void Put(T value, std::string* out) {
+  char bytes[sizeof(T)];
+  std::memcpy(bytes, &value, sizeof(T));  // all our machines are little endian
+  out->append(bytes, sizeof(T));
+}
+
+template <typename T>
+T Get(const char* p) {
+  T value;
+  std::memcpy(&value, p, sizeof(T));
+  return value;
+}
+
+std::string Encode(uint64_t sequence, uint32_t type, absl::string_view payload) {
+  std::string body;
+  body.reserve(kHeaderBytes + payload.size());
+  Put(sequence, &body);
+  Put(type, &body);
+  body.append(payload.data(), payload.size());
+  std::string record;
+  record.reserve(kHeaderBytes + payload.size());
+  Put(static_cast<uint32_t>(payload.size()), &record);
+  Put(Crc32c(body), &record);
+  return record + body;
+}
+
+}  // namespace
+
+Spool::Reservation& Spool::Reservation::operator=(Reservation&& other) noexcept {
+  if (this != &other) {
+    Release();
+    spool_ = std::exchange(other.spool_, nullptr);
+    bytes_ = std::exchange(other.bytes_, 0);
+  }
+  return *this;
+}
+
+void Spool::Reservation::Release() {
+  if (spool_ == nullptr) return;
+  std::lock_guard lock(spool_->mutex_);
+  spool_->reserved_ -= bytes_;
+  spool_ = nullptr;
+  bytes_ = 0;
+}
+
+int64_t Spool::BytesOf(size_t payload_bytes) {
+  return static_cast<int64_t>(kHeaderBytes + payload_bytes);
+}
+
+absl::StatusOr<std::unique_ptr<Spool>> Spool::Open(FileSystem* file_system, const SpoolOptions& options,
+                                                   std::vector<SpoolRecord>* replayed) {
+  auto spool = std::unique_ptr<Spool>(new Spool(file_system, options));
+  GANTRY_RETURN_IF_ERROR(file_system->CreateDirectory(options.directory));
+  GANTRY_RETURN_IF_ERROR(spool->Replay(replayed));
+  spool->thread_ = std::thread([s = spool.get()] { s->Loop(); });
+  return spool;
+}
+
+Spool::~Spool() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::Status Spool::Replay(std::vector<SpoolRecord>* replayed) {
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<std::string> names, file_system_->List(options_.directory));
+  std::vector<std::string> segments;
+  for (const std::string& name : names) {
+    if (absl::EndsWith(name, kSuffix)) segments.push_back(options_.directory + "/" + name);
+  }
+  for (size_t i = 0; i < segments.size(); ++i) {
+    Segment segment;
+    segment.path = segments[i];
+    segment.sealed = true;
+    GANTRY_RETURN_IF_ERROR(ReadSegment(segments[i], i + 1 == segments.size(), replayed, &segment.bytes));
+    bytes_ += segment.bytes;
+    replayed_.push_back(std::move(segment));
+  }
+  if (!replayed->empty()) next_sequence_ = replayed->back().sequence + 1;
+  return absl::OkStatus();
+}
+
+absl::Status Spool::ReadSegment(const std::string& path, bool last, std::vector<SpoolRecord>* replayed,
+                                int64_t* bytes) {
+  GANTRY_ASSIGN_OR_RETURN(const std::string data, file_system_->Read(path));
+  size_t at = 0;
+  while (at < data.size()) {
+    std::string wrong;
+    const size_t left = data.size() - at;
+    const uint32_t length = left >= kHeaderBytes ? Get<uint32_t>(&data[at]) : 0;
+    if (left < kHeaderBytes || length > options_.record_bytes_max || left < kHeaderBytes + length) {
+      wrong = "an incomplete record";
+    } else if (Crc32c(absl::string_view(data).substr(at + 8, kHeaderBytes - 8 + length)) !=
+               Get<uint32_t>(&data[at + 4])) {
+      wrong = "a record whose checksum does not fit";
+    }
+    if (!wrong.empty()) {
+      // A crash tears at most the tail of what was written last. A dead segment ends in such a tail too; its successor
+      // begins where the records that were acknowledged end.
+      const bool tail = last || wrong == "an incomplete record";
+      if (!tail) return absl::DataLossError(absl::StrCat(path, ": ", wrong, " at offset ", at));
+      if (last) GANTRY_RETURN_IF_ERROR(file_system_->Truncate(path, static_cast<int64_t>(at)));
+      break;
+    }
+    SpoolRecord record;
+    record.sequence = Get<uint64_t>(&data[at + 8]);
+    record.type = Get<uint32_t>(&data[at + 16]);
+    record.payload = data.substr(at + kHeaderBytes, length);
+    if (!replayed->empty() && record.sequence <= replayed->back().sequence) {
+      return absl::DataLossError(
+          absl::StrCat(path, ": sequence ", record.sequence, " after ", replayed->back().sequence, " at offset ", at));
+    }
+    replayed->push_back(std::move(record));
+    at += kHeaderBytes + length;
+  }
+  *bytes = static_cast<int64_t>(at);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Spool::Reservation> Spool::Reserve(int64_t bytes) {
+  std::unique_lock lock(mutex_);
+  if (failing_) {
+    if (absl::Now() - failed_at_ > kProbeAfter) {
+      failed_at_ = absl::Now();
+      probe_ = true;
+      lock.unlock();
+      wake_.notify_one();
+    }
+    return absl::UnavailableError(absl::StrCat("the spool ", options_.directory, " cannot be written at the moment"));
+  }
+  if (bytes_ + queued_bytes_ + reserved_ + bytes > options_.total_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("the spool ", options_.directory,
+                                                     " is full: ", bytes_ + queued_bytes_, " bytes used and ",
+                                                     reserved_, " reserved of ", options_.total_bytes));
+  }
+  reserved_ += bytes;
+  return Reservation(this, bytes);
+}
+
+uint64_t Spool::Append(uint32_t type, absl::string_view payload, Reservation* reservation,
+                       std::function<void(absl::Status)> done) {
+  GANTRY_CHECK(payload.size() <= options_.record_bytes_max, "a record fits its bound");
+  const int64_t bytes = BytesOf(payload.size());
+  GANTRY_CHECK(reservation->spool_ == this && reservation->bytes_ >= bytes, "space was reserved before");
+  uint64_t sequence = 0;
+  {
+    std::lock_guard lock(mutex_);
+    reservation->bytes_ -= bytes;
+    reserved_ -= bytes;
+    queued_bytes_ += bytes;
+    sequence = next_sequence_++;
+    ++records_;
+    queue_.push_back(Pending{sequence, Encode(sequence, type, payload), std::move(done)});
+  }
+  wake_.notify_one();
+  return sequence;
+}
+
+void Spool::Ack(uint64_t sequence) {
+  bool wake = false;
+  {
+    std::lock_guard lock(mutex_);
+    auto segment = segments_.upper_bound(sequence);
+    if (segment == segments_.begin()) return;
+    --segment;
+    if (segment->second.unacked > 0) --segment->second.unacked;
+    wake = segment->second.unacked == 0 && segment->second.sealed;
+  }
+  if (wake) wake_.notify_one();
+}
+
+void Spool::DropReplayed() {
+  {
+    std::lock_guard lock(mutex_);
+    for (Segment& segment : replayed_) {
+      removable_.push_back(segment.path);
+      bytes_ -= segment.bytes;
+    }
+    replayed_.clear();
+  }
+  wake_.notify_one();
+}
+
+SpoolStats Spool::Stats() const {
+  std::lock_guard lock(mutex_);
+  SpoolStats stats;
+  stats.bytes = bytes_ + queued_bytes_;
+  stats.reserved_bytes = reserved_;
+  stats.segments = static_cast<int>(segments_.size() + replayed_.size());
+  stats.commits = commits_;
+  stats.records = records_;
+  stats.last_sync_ms = last_sync_ms_;
+  stats.failing = failing_;
+  return stats;
+}
+
+void Spool::Loop() {
+  std::vector<Pending> batch;
+  while (true) {
+    bool probe = false;
+    {
+      std::unique_lock lock(mutex_);
+      const auto removable = [this] {
+        return !removable_.empty() || std::any_of(segments_.begin(), segments_.end(), [](const auto& s) {
+          return s.second.sealed && s.second.unacked == 0;
+        });
+      };
+      wake_.wait(lock, [&] { return !queue_.empty() || stopping_ || probe_ || removable(); });
+      if (queue_.empty() && stopping_) return;
+      while (!queue_.empty()) {
+        batch.push_back(std::move(queue_.front()));
+        queue_.pop_front();
+      }
+      probe = std::exchange(probe_, false);
+    }
+    if (!batch.empty() || probe) {
+      const absl::Status status = Commit(batch);
+      {
+        std::lock_guard lock(mutex_);
+        failing_ = !status.ok();
+        if (failing_) failed_at_ = absl::Now();
+      }
+      for (Pending& pending : batch) {
+        if (pending.done) pending.done(status);
+      }
+      batch.clear();
+    }
+    RemoveUnneeded();
+  }
+}
+
+absl::Status Spool::OpenSegment(uint64_t first_sequence) {
+  current_path_ = absl::StrFormat("%s/%020d%s", options_.directory, first_sequence, kSuffix);
+  GANTRY_ASSIGN_OR_RETURN(file_, file_system_->Create(current_path_));
+  current_bytes_ = 0;
+  if (options_.durability == Durability::kFsync)
+    GANTRY_RETURN_IF_ERROR(file_system_->SyncDirectory(options_.directory));
+  return absl::OkStatus();
+}
+
+// One write and one sync for the whole batch. An empty batch only tries whether a segment can be made.
+absl::Status Spool::Commit(const std::vector<Pending>& batch) {
+  uint64_t first = 0;
+  std::string bytes;
+  for (const Pending& pending : batch) bytes += pending.bytes;
+  absl::Status status;
+  if (file_ == nullptr) {
+    {
+      // A probe takes a number of its own: two segments never share a name.
+      std::lock_guard lock(mutex_);
+      first = batch.empty() ? next_sequence_++ : batch.front().sequence;
+    }
+    status = OpenSegment(first);
+    if (status.ok()) {
+      std::lock_guard lock(mutex_);
+      segments_[first] = Segment{current_path_, 0, 0, false};
+    }
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  if (status.ok() && !bytes.empty()) status = file_->Append(bytes);
+  if (status.ok() && options_.durability == Durability::kFsync) status = file_->Sync();
+  const double sync_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+
+  std::lock_guard lock(mutex_);
+  queued_bytes_ -= static_cast<int64_t>(bytes.size());
+  ++commits_;
+  last_sync_ms_ = sync_ms;
+  if (!segments_.empty()) {
+    Segment& segment = segments_.rbegin()->second;
+    if (status.ok()) {
+      segment.bytes += static_cast<int64_t>(bytes.size());
+      segment.unacked += batch.size();
+      bytes_ += static_cast<int64_t>(bytes.size());
+      current_bytes_ += static_cast<int64_t>(bytes.size());
+    }
+    if (!status.ok() || current_bytes_ >= options_.segment_bytes) segment.sealed = true;
+  }
+  if (!status.ok() || current_bytes_ >= options_.segment_bytes) file_.reset();
+  return status;
+}
+
+void Spool::RemoveUnneeded() {
+  std::vector<std::string> paths;
+  {
+    std::lock_guard lock(mutex_);
+    paths.swap(removable_);
+    for (auto segment = segments_.begin(); segment != segments_.end();) {
+      if (segment->second.sealed && segment->second.unacked == 0) {
+        paths.push_back(segment->second.path);
+        bytes_ -= segment->second.bytes;
+        segment = segments_.erase(segment);
+      } else {
+        ++segment;
+      }
+    }
+  }
+  // A segment that cannot be removed is only read again at the next start; its records are known by then.
+  for (const std::string& path : paths) file_system_->Remove(path).IgnoreError();
+  if (!paths.empty() && options_.durability == Durability::kFsync)
+    file_system_->SyncDirectory(options_.directory).IgnoreError();
+}
+
+}  // namespace gantry
