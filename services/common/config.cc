@@ -475,8 +475,10 @@ std::string Config::Help() const {
         break;
     }
     std::string left = absl::StrCat("  --", option->name, value);
-    absl::StrAppend(&out, absl::StrFormat(left.size() < 32 ? "%-32s" : "%s\n                                ", left),
-                    option->help);
+    constexpr size_t kColumn = 32;
+    left +=
+        left.size() < kColumn ? std::string(kColumn - left.size(), ' ') : absl::StrCat("\n", std::string(kColumn, ' '));
+    absl::StrAppend(&out, left, option->help);
     if (option->kind == Kind::kInt || option->kind == Kind::kDouble) {
       absl::StrAppend(&out, " (",
                       absl::StripPrefix(absl::StripPrefix(option->Expected(), "a whole number "), "a number "), ")");

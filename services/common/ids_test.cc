@@ -38,6 +38,7 @@ TEST(Id16Test, LaterIdsSortLaterAndCarryTheTime) {
 TEST(Id16Test, ThreadsNeverShareAnId) {
   std::vector<std::vector<Id16>> made(4);
   std::vector<std::thread> threads;
+  threads.reserve(made.size());
   for (auto& mine : made) {
     threads.emplace_back([&mine] {
       for (int i = 0; i < 5'000; ++i) mine.push_back(NewTimeOrderedId());

@@ -92,6 +92,7 @@ TEST_F(MetricsServerTest, ARequestWithoutEndIsCutOff) {
 
 TEST_F(MetricsServerTest, SilentConnectionsDoNotStopOthersAndAreClosed) {
   std::vector<int> silent;
+  silent.reserve(10);
   for (int i = 0; i < 10; ++i) silent.push_back(Connect(server_->port()));
   EXPECT_THAT(Ask(server_->port(), "GET /metrics HTTP/1.1\r\n\r\n"), StartsWith("HTTP/1.1 200 OK"));
   absl::Time start = absl::Now();

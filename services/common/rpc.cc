@@ -50,7 +50,7 @@ void InstallLibraryLog() {
   (void)installed;
 }
 
-absl::string_view View(grpc::string_ref text) {
+absl::string_view View(const grpc::string_ref& text) {
   return {text.data(), text.size()};
 }
 
@@ -365,7 +365,7 @@ class Awake {
       grpc::Slice empty("", 0);
       call->request = grpc::ByteBuffer(&empty, 1);
       stub.UnaryCall(&call->context, "/gantry.Awake/Tick", grpc::StubOptions(), &call->request, &call->response,
-                     [call](grpc::Status) {});
+                     [call](const grpc::Status&) {});
     } while (!stop_.WaitForNotificationWithTimeout(absl::Milliseconds(200)));
   }
 

@@ -111,7 +111,7 @@ double CallUs(Process::Stub* stub, grpc::CompletionQueue* queue, Api api) {
     queue->Next(&tag, &ok);
   } else {
     std::promise<void> done;
-    stub->async()->Status(&context, &request, &response, [&done](grpc::Status) { done.set_value(); });
+    stub->async()->Status(&context, &request, &response, [&done](const grpc::Status&) { done.set_value(); });
     done.get_future().wait();
   }
   return std::chrono::duration<double, std::micro>(Clock::now() - start).count();

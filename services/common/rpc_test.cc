@@ -69,7 +69,7 @@ grpc::Status CallRaw(const std::shared_ptr<grpc::Channel>& channel, const std::s
   request = grpc::ByteBuffer(&empty, 1);
   std::promise<grpc::Status> done;
   stub.UnaryCall(&context, method, grpc::StubOptions(), &request, &response,
-                 [&done](grpc::Status status) { done.set_value(status); });
+                 [&done](const grpc::Status& status) { done.set_value(status); });
   return done.get_future().get();
 }
 

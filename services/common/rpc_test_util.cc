@@ -14,7 +14,7 @@
 
 // Address-sanitizer builds: gRPC's own threads still live when a test ends, and OpenSSL's error state of each,
 // allocated through these two, with them.
-extern "C" const char* __lsan_default_suppressions() {
+extern "C" const char* __lsan_default_suppressions() {  // NOLINT(bugprone-reserved-identifier): its name for us
   return "leak:CRYPTO_zalloc\nleak:CRYPTO_strdup\n";
 }
 

@@ -16,7 +16,7 @@ class Secret {
   Secret() = default;
   explicit Secret(std::string value) : value_(std::move(value)) {}
   Secret(const Secret&) = default;
-  Secret(Secret&& other) noexcept : value_(other.value_) { other.Wipe(); }
+  Secret(Secret&& other) noexcept { *this = std::move(other); }
   Secret& operator=(const Secret& other);
   Secret& operator=(Secret&& other) noexcept;
   ~Secret() { Wipe(); }

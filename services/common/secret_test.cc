@@ -42,7 +42,7 @@ TEST(SecretTest, EqualityLooksAtEveryByte) {
 TEST(SecretTest, MovingLeavesNothingBehind) {
   Secret from(std::string(100, 'x'));
   Secret to = std::move(from);
-  EXPECT_TRUE(from.empty());
+  EXPECT_TRUE(from.empty());  // NOLINT(bugprone-use-after-move): what this test is about
   EXPECT_TRUE(to.Equals(std::string(100, 'x')));
 }
 

@@ -15,6 +15,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 
+// The sanitizer gives these their names. NOLINTBEGIN(bugprone-reserved-identifier)
 extern "C" {
 // What stays unseen: the inside of these libraries, ordered by atomics. Our code is not suppressed.
 const char* __tsan_default_options() {
@@ -28,6 +29,7 @@ const char* __tsan_default_suppressions() {
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
 }
+// NOLINTEND(bugprone-reserved-identifier)
 
 // The real function behind a definition of ours, looked up once. Names are as the Debian and Ubuntu builds mangle them.
 #define GANTRY_REAL(type, name)                         \

@@ -387,7 +387,7 @@ void Fleet::PumpAllLocked(Deferred* deferred) {
   for (const std::string& model : models) PumpLocked(model, deferred);
 }
 
-uint64_t Fleet::Acquire(const WaitRequest& request, std::shared_ptr<Waiter> waiter) {
+uint64_t Fleet::Acquire(const WaitRequest& request, const std::shared_ptr<Waiter>& waiter) {
   Deferred deferred;
   uint64_t ticket = 0;
   absl::Status refusal;
@@ -470,6 +470,7 @@ std::vector<v1::ModelCard> Fleet::Models() const {
     for (const v1::ModelCard& card : worker->cards) cards.emplace(card.name(), &card);
   }
   std::vector<v1::ModelCard> out;
+  out.reserve(cards.size());
   for (const auto& [name, card] : cards) out.push_back(*card);
   return out;
 }

@@ -140,7 +140,7 @@ class Fleet {
   // Answers through `waiter`, possibly before it returns. The ticket names the wait in CancelWait.
   // Refusals: NOT_FOUND (unknown model; lists the known), UNAVAILABLE (no worker serves it now), RESOURCE_EXHAUSTED
   // (queue full, or waited too long), DEADLINE_EXCEEDED.
-  uint64_t Acquire(const WaitRequest& request, std::shared_ptr<Waiter> waiter);
+  uint64_t Acquire(const WaitRequest& request, const std::shared_ptr<Waiter>& waiter);
   // True: it was waiting and will hear nothing more.
   bool CancelWait(uint64_t ticket);
 
