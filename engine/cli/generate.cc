@@ -49,17 +49,6 @@ absl::StatusOr<std::vector<TokenId>> ReadIds(const std::string& path) {
   return ids;
 }
 
-absl::StatusOr<std::string> TemplateSource(const std::string& model) {
-  const absl::StatusOr<std::string> file = ReadSmallFile(model + "/chat_template.jinja", kInputBytesMax);
-  if (file.ok()) return file;
-  GANTRY_ASSIGN_OR_RETURN(const ordered_json config, ReadJson(model + "/tokenizer_config.json"));
-  if (!config.is_object() || !config.contains("chat_template") || !config["chat_template"].is_string()) {
-    return absl::NotFoundError(
-        absl::StrCat(model, ": neither chat_template.jinja nor a `chat_template` in tokenizer_config.json"));
-  }
-  return config["chat_template"].get<std::string>();
-}
-
 absl::StatusOr<std::vector<TokenId>> ChatIds(const std::string& model, const std::string& path,
                                              const text::Tokenizer& tokenizer) {
   GANTRY_ASSIGN_OR_RETURN(const ordered_json root, ReadJson(path));
@@ -70,7 +59,7 @@ absl::StatusOr<std::vector<TokenId>> ChatIds(const std::string& model, const std
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": expected a non-empty array of messages, or an object with `messages`"));
   }
-  GANTRY_ASSIGN_OR_RETURN(const std::string source, TemplateSource(model));
+  GANTRY_ASSIGN_OR_RETURN(const std::string source, text::ReadChatTemplateSource(model));
   GANTRY_ASSIGN_OR_RETURN(const auto chat_template, text::ChatTemplate::Parse(source));
   text::ChatTemplate::Input input;
   input.messages = messages;

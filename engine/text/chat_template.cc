@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
+#include "engine/base/mapped_file.h"
 #include "engine/base/status_macros.h"
 #include "engine/text/jinja/interpreter.h"
 #include "engine/text/jinja/parser.h"
@@ -46,6 +48,20 @@ absl::StatusOr<std::vector<Segment>> ChatTemplate::Render(const Input& input) co
     begin = end;
   }
   return segments;
+}
+
+absl::StatusOr<std::string> ReadChatTemplateSource(const std::string& model_directory) {
+  constexpr size_t kBytesMax = 16 << 20;
+  absl::StatusOr<std::string> file = ReadSmallFile(model_directory + "/chat_template.jinja", kBytesMax);
+  if (file.ok()) return file;
+  const std::string config_path = model_directory + "/tokenizer_config.json";
+  GANTRY_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(config_path, kBytesMax));
+  const auto config = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object() || !config.contains("chat_template") || !config["chat_template"].is_string()) {
+    return absl::NotFoundError(
+        absl::StrCat(model_directory, ": neither chat_template.jinja nor a `chat_template` in tokenizer_config.json"));
+  }
+  return config["chat_template"].get<std::string>();
 }
 
 std::string JoinSegments(const std::vector<Segment>& segments) {

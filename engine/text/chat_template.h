@@ -42,6 +42,10 @@ class ChatTemplate {
   std::unique_ptr<const Parsed> parsed_;
 };
 
+// The template of a model directory: chat_template.jinja, else `chat_template` in tokenizer_config.json. NOT_FOUND
+// names both.
+absl::StatusOr<std::string> ReadChatTemplateSource(const std::string& model_directory);
+
 // All segments' text.
 std::string JoinSegments(const std::vector<Segment>& segments);
 
