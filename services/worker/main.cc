@@ -1,0 +1,253 @@
+// gantry-worker: runs the engine and serves it to routers.
+#include <grpcpp/impl/service_type.h>
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/registry.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "engine/base/mapped_file.h"
+#include "engine/base/status_macros.h"
+#include "services/common/config.h"
+#include "services/common/lifecycle.h"
+#include "services/common/log.h"
+#include "services/common/metrics.h"
+#include "services/common/process_service.h"
+#include "services/worker/attach_client.h"
+#include "services/worker/inference_service.h"
+
+namespace gantry::worker {
+namespace {
+
+// A small file of one line, made by `make` when it is not there.
+absl::StatusOr<std::string> ReadOrMake(const std::string& path, const std::string& fresh) {
+  absl::StatusOr<std::string> text = engine::ReadSmallFile(path, 256);
+  if (text.ok()) return text;
+  std::ofstream file(path);
+  file << fresh;
+  file.close();
+  if (!file) return absl::PermissionDeniedError(absl::StrCat(path, ": cannot be written"));
+  return fresh;
+}
+
+// Larger at every start, also when the clock has gone back.
+absl::StatusOr<uint64_t> NextEpoch(const std::string& path) {
+  uint64_t last = 0;
+  if (const auto text = engine::ReadSmallFile(path, 256);
+      text.ok() && !absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &last)) {
+    return absl::DataLossError(absl::StrCat(path, ": expected a number"));
+  }
+  const uint64_t epoch = std::max(last + 1, static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())));
+  const std::string temporary = path + ".new";
+  std::ofstream file(temporary);
+  file << epoch << "\n";
+  file.close();
+  if (!file || rename(temporary.c_str(), path.c_str()) != 0)
+    return absl::PermissionDeniedError(absl::StrCat(path, ": cannot be written"));
+  return epoch;
+}
+
+// The engine's figures as metrics; counters take over what has been added since the last scrape.
+class WorkerMetrics {
+ public:
+  WorkerMetrics(Metrics* metrics, const engine::Engine* engine) : engine_(engine) {
+    prometheus::Registry& registry = *metrics->registry();
+    const auto gauge = [&](const char* name, const char* help) -> prometheus::Gauge& {
+      return prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add({});
+    };
+    const auto counter = [&](const char* name, const char* help) -> prometheus::Counter& {
+      return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add({});
+    };
+    running_ = &gauge("gantry_worker_running_sequences", "Sequences in the batch");
+    queued_ = &gauge("gantry_worker_queued_sequences", "Sequences waiting in the worker");
+    auto& pages =
+        prometheus::BuildGauge().Name("gantry_worker_kv_pages").Help("KV pages of 64 tokens").Register(registry);
+    pages_free_ = &pages.Add({{"state", "free"}});
+    pages_used_ = &pages.Add({{"state", "used"}});
+    generated_ = &counter("gantry_worker_generated_tokens_total", "Tokens generated");
+    prompt_ = &counter("gantry_worker_prompt_tokens_total", "Prompt tokens computed");
+    drafted_ = &counter("gantry_worker_drafted_tokens_total", "Tokens drafted by speculation");
+    accepted_ = &counter("gantry_worker_accepted_tokens_total", "Drafted tokens that were accepted");
+    rounds_ = &counter("gantry_worker_rounds_total", "Rounds of the engine");
+    round_seconds_ = &gauge("gantry_worker_last_round_seconds", "Duration of the last round");
+  }
+
+  void Update() {
+    const engine::EngineStats stats = engine_->Stats();
+    running_->Set(stats.running);
+    queued_->Set(stats.queued);
+    pages_free_->Set(static_cast<double>(stats.kv_pages_free));
+    pages_used_->Set(static_cast<double>(stats.kv_pages_used));
+    round_seconds_->Set(stats.last_round_ms / 1e3);
+    const auto raise = [](prometheus::Counter* counter, int64_t total) {
+      const double added = static_cast<double>(total) - counter->Value();
+      if (added > 0) counter->Increment(added);
+    };
+    raise(generated_, stats.totals.generated);
+    raise(prompt_, stats.totals.prompt);
+    raise(drafted_, stats.totals.drafted);
+    raise(accepted_, stats.totals.accepted);
+    raise(rounds_, stats.rounds);
+  }
+
+ private:
+  const engine::Engine* engine_;
+  prometheus::Gauge *running_, *queued_, *pages_free_, *pages_used_, *round_seconds_;
+  prometheus::Counter *generated_, *prompt_, *drafted_, *accepted_, *rounds_;
+};
+
+struct Options {
+  RpcServerOptions rpc;
+  std::string metrics = "127.0.0.1:8083", router, billing, model, model_name, state_dir, backend = "cpu", spec = "auto",
+              durability = "fsync";
+  int64_t threads = 0, max_sequences = 16, max_context = 0, cache_mib = 512;
+};
+
+absl::Status Run(const Options& options, Lifecycle* lifecycle) {
+  std::error_code error;
+  std::filesystem::create_directories(options.state_dir, error);
+  if (error)
+    return absl::PermissionDeniedError(absl::StrCat(options.state_dir, ": cannot be created: ", error.message()));
+  GANTRY_ASSIGN_OR_RETURN(Identity identity, LoadIdentity("worker", options.rpc.identity_dir));
+  identity.tls = options.rpc.tls;
+  GANTRY_ASSIGN_OR_RETURN(const std::string id_text, ReadOrMake(options.state_dir + "/id", NewTimeOrderedId().ToHex()));
+  GANTRY_ASSIGN_OR_RETURN(const Id16 worker_id, Id16::FromHex(absl::StripAsciiWhitespace(id_text)));
+  GANTRY_ASSIGN_OR_RETURN(const uint64_t epoch, NextEpoch(options.state_dir + "/epoch"));
+
+  engine::EngineOptions engine_options;
+  engine_options.model_path = options.model;
+  engine_options.backend = options.backend;
+  engine_options.threads = static_cast<int>(options.threads);
+  engine_options.max_sequences = static_cast<int>(options.max_sequences);
+  engine_options.max_context = static_cast<int>(options.max_context);
+  engine_options.cache_bytes = options.cache_mib << 20;
+  engine_options.spec.mode = options.spec;
+  GANTRY_ASSIGN_OR_RETURN(engine_options.vocab_used, TokenizerSize(options.model));
+  GANTRY_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine, engine::Engine::Create(engine_options));
+  std::string served = options.model_name;
+  if (served.empty()) served = std::filesystem::path(options.model).lexically_normal().filename().string();
+  GANTRY_ASSIGN_OR_RETURN(const ModelFiles files, ReadModelFiles(served, engine->card()));
+
+  GANTRY_ASSIGN_OR_RETURN(
+      const std::unique_ptr<WitnessSender> witness,
+      WitnessSender::Start({.state_dir = options.state_dir,
+                            .billing = options.billing,
+                            .identity = identity,
+                            .worker_id = worker_id.ToBytes(),
+                            .epoch = epoch,
+                            .model = served,
+                            .durability = options.durability == "write" ? Durability::kWrite : Durability::kFsync}));
+  OrphanReaper reaper;
+  const GenerateContext context{.engine = engine.get(),
+                                .witness = witness.get(),
+                                .reaper = &reaper,
+                                .model = served,
+                                .worker_id = worker_id.ToBytes(),
+                                .numerics_id = engine->card().numerics_id};
+  InferenceService inference(&context, &files);
+  std::unique_ptr<AttachClient> attach;
+  const auto process = MakeProcessService("worker", lifecycle, [&] {
+    const engine::EngineStats stats = engine->Stats();
+    ProcessState state;
+    state.ready = lifecycle->ready() && attach != nullptr && attach->attached();
+    state.running = static_cast<uint32_t>(stats.running);
+    state.items = {{"model", served},
+                   {"running", absl::StrCat(stats.running)},
+                   {"queued", absl::StrCat(stats.queued)},
+                   {"witness records waiting", absl::StrCat(witness->pending())},
+                   {"numerics", engine->card().numerics_id}};
+    return state;
+  });
+  GANTRY_ASSIGN_OR_RETURN(const auto server, RpcServer::Start(options.rpc, {&inference, process.get()}));
+
+  AttachOptions attach_options{.router = options.router, .identity = identity};
+  attach_options.hello.set_worker_id(worker_id.ToBytes());
+  attach_options.hello.set_epoch(epoch);
+  attach_options.hello.set_address(server->address());
+  *attach_options.hello.add_models() = files.card;
+  attach = std::make_unique<AttachClient>(std::move(attach_options), engine.get());
+
+  Metrics metrics;
+  WorkerMetrics worker_metrics(&metrics, engine.get());
+  GANTRY_ASSIGN_OR_RETURN(const auto metrics_server,
+                          MetricsServer::Start(
+                              options.metrics, &metrics,
+                              [&] {
+                                return Health{
+                                    .live = true,
+                                    .ready = lifecycle->ready() && attach->attached(),
+                                    .detail = absl::StrCat(served, ", ", engine->Stats().running, " running")};
+                              },
+                              [&] { worker_metrics.Update(); }));
+  lifecycle->SetReady(true);
+  Log(LogLevel::kInfo, "worker serves a model",
+      {{"model", served}, {"address", server->address()}, {"numerics", engine->card().numerics_id}});
+
+  const DrainRequestInfo drain = lifecycle->WaitForDrain();
+  attach->SetDraining();
+  engine->Drain(absl::Now() + drain.budget);
+  witness->Flush(absl::Seconds(2));
+  server->Shutdown(absl::Seconds(1));
+  attach.reset();
+  Log(LogLevel::kInfo, "worker has drained", {{"witness records left in the spool", absl::StrCat(witness->pending())}});
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace gantry::worker
+
+int main(int argc, char** argv) {
+  gantry::Lifecycle lifecycle;
+  gantry::worker::Options options;
+  options.rpc.process = "worker";
+  gantry::Config config("worker", "runs a model and serves it to the router.");
+  config.Group("Model");
+  config.String("model", &options.model, "directory with config.json, *.safetensors, tokenizer.json")
+      .Required()
+      .Example("models/demo");
+  config.String("model-name", &options.model_name, "name that clients ask for; default: the directory's name");
+  config.Choice("backend", &options.backend, {"cpu", "reference"}, "what computes");
+  config.Choice("spec", &options.spec, {"auto", "off", "mtp:1", "mtp:2", "mtp:3", "mtp:4", "mtp:5"},
+                "speculation; never changes the output");
+  config.Int("threads", &options.threads, 0, 4096, "0: what cgroup quota and affinity mask allow");
+  config.Int("max-sequences", &options.max_sequences, 1, 1024, "sequences running at once");
+  config.Int("max-context", &options.max_context, 0, 1 << 24, "positions of one sequence; 0: the model's");
+  config.Int("cache-mib", &options.cache_mib, 1, 1 << 20, "hard limit of KV pages and states");
+  config.Group("Peers");
+  config.String("listen", &options.rpc.listen, "unix:/path, or host:port with mutual TLS")
+      .Required()
+      .Example("unix:/var/lib/gantry/run/worker.sock");
+  config.String("router", &options.router, "the router's address")
+      .Required()
+      .Example("unix:/var/lib/gantry/run/router.sock");
+  config.String("billing", &options.billing, "billing's address, for witness records")
+      .Required()
+      .Example("unix:/var/lib/gantry/run/billing.sock");
+  config.String("metrics", &options.metrics, "host:port of /metrics and /healthz");
+  config.Group("Identities (token files, mode 0600)");
+  config.String("identity-dir", &options.rpc.identity_dir, "directory with gateway.key, router.key, worker.key")
+      .Required()
+      .Example("/var/lib/gantry/identity");
+  config.String("admin-key-file", &options.rpc.admin_key_file, "token of the administrator");
+  config.Group("State");
+  config.String("state-dir", &options.state_dir, "directory of id, epoch, witness board and spool")
+      .Required()
+      .Example("/var/lib/gantry/worker");
+  config.Choice("witness-durability", &options.durability, {"fsync", "write"},
+                "fsync survives power loss, write survives kill -9");
+  config.Group("Mutual TLS, when --listen is host:port");
+  config.String("tls-certificate", &options.rpc.tls.certificate, "PEM chain; its SAN URI is gantry://worker");
+  config.String("tls-key", &options.rpc.tls.key, "PEM private key");
+  config.String("tls-authority", &options.rpc.tls.authority, "PEM certificate authority of the peers");
+  const absl::StatusOr<bool> run = config.Parse(argc, argv);
+  if (!run.ok()) return gantry::ExitWithError("worker", run.status());
+  if (!*run) return 0;
+  const absl::Status status = gantry::worker::Run(options, &lifecycle);
+  return status.ok() ? 0 : gantry::ExitWithError("worker", status);
+}
