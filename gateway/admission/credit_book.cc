@@ -1,0 +1,336 @@
+#include "gateway/admission/credit_book.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "engine/base/check.h"
+#include "gantry/v1/billing.pb.h"
+#include "services/common/log.h"
+
+namespace gantry::gateway {
+namespace {
+constexpr double kLifeSpent = 0.9;                             // R9
+constexpr absl::Duration kBackgroundPause = absl::Seconds(5);  // after billing said no
+constexpr int64_t kMaxSliceMicro = 1'000'000'000'000'000;      // 10^9 units: past any honest balance
+}  // namespace
+
+std::shared_ptr<CreditBook> CreditBook::Create(Options options, CreditClient* client) {
+  return std::shared_ptr<CreditBook>(new CreditBook(std::move(options), client));
+}
+
+CreditBook::CreditBook(Options options, CreditClient* client) : options_(std::move(options)), client_(client) {}
+CreditBook::~CreditBook() = default;
+
+// ---- holds ----
+
+CreditBook::Hold::~Hold() {
+  if (!open_) return;
+  absl::MutexLock lock(&book_->mu_);
+  if (Slice* slice = book_->FindLocked(party_, slice_)) {
+    slice->held -= held_;
+    slice->extensions -= extension_;
+    --slice->open_holds;
+  }
+}
+
+bool CreditBook::Hold::Extend(int64_t micro) {
+  {
+    absl::MutexLock lock(&book_->mu_);
+    Slice* slice = book_->FindLocked(party_, slice_);
+    if (slice == nullptr || !open_ || book_->options_.monotonic() >= slice->spend_until || slice->free() < micro) {
+      return false;
+    }
+    slice->held += micro;
+    held_ += micro;
+  }
+  book_->RefillAhead(party_);
+  return true;
+}
+
+void CreditBook::Hold::Complete() {
+  absl::MutexLock lock(&book_->mu_);
+  if (Slice* slice = book_->FindLocked(party_, slice_)) slice->extensions -= extension_;
+  extension_ = 0;
+}
+
+void CreditBook::Hold::Settle(int64_t cost_micro) {
+  absl::MutexLock lock(&book_->mu_);
+  GANTRY_CHECK(open_, "a hold is settled once");
+  open_ = false;
+  Slice* slice = book_->FindLocked(party_, slice_);
+  if (slice == nullptr) return;
+  slice->held -= held_;
+  slice->extensions -= extension_;
+  --slice->open_holds;
+  // The hold covers the cost by construction; a slice is never overdrawn on paper whatever happens.
+  slice->spent += std::min(cost_micro, held_);
+  ++slice->unacked;
+}
+
+std::unique_ptr<CreditBook::Hold> CreditBook::Draw(const Id16& party_id, int64_t micro, int64_t extension_micro) {
+  std::unique_ptr<Hold> hold;
+  {
+    absl::MutexLock lock(&mu_);
+    auto it = parties_.find(party_id);
+    if (it == parties_.end()) return nullptr;
+    const absl::Duration now = options_.monotonic();
+    Slice* best = nullptr;
+    for (Slice& slice : it->second.slices) {
+      if (slice.retired || now >= slice.spend_until) continue;
+      if (slice.free() - slice.extensions < micro + extension_micro) continue;
+      if (best == nullptr || slice.free() - slice.extensions > best->free() - best->extensions) best = &slice;
+    }
+    if (best == nullptr) return nullptr;
+    best->held += micro;
+    best->extensions += extension_micro;
+    ++best->open_holds;
+    hold.reset(new Hold(shared_from_this(), party_id, best->id, micro, extension_micro));
+  }
+  RefillAhead(party_id);
+  return hold;
+}
+
+// ---- refills ----
+
+bool CreditBook::WantsMoreLocked(const Party& party) const {
+  const absl::Duration now = options_.monotonic();
+  int64_t usable = 0;
+  for (const Slice& slice : party.slices) {
+    if (!slice.retired && now < slice.spend_until) usable += std::max<int64_t>(0, slice.free());
+  }
+  return usable < options_.slice_micro / 2 && now >= party.no_background_until;
+}
+
+void CreditBook::RefillAhead(const Id16& party_id) {
+  {
+    absl::MutexLock lock(&mu_);
+    Party& party = parties_[party_id];
+    if (party.refilling || !WantsMoreLocked(party)) return;
+    party.refilling = true;
+    party.refill_minimum = 1;
+  }
+  StartRefill(party_id, /*minimum=*/1, /*consolidated=*/true);
+}
+
+void CreditBook::Refill(const Id16& party_id, int64_t minimum_micro, std::function<void(absl::Status)> done) {
+  {
+    absl::MutexLock lock(&mu_);
+    Party& party = parties_[party_id];
+    party.waiters.push_back({minimum_micro, std::move(done)});
+    if (party.refilling) return;  // FinishRefill asks again if that was not enough
+    party.refilling = true;
+    party.refill_minimum = minimum_micro;
+  }
+  StartRefill(party_id, minimum_micro, /*consolidated=*/false);
+}
+
+void CreditBook::StartRefill(const Id16& party_id, int64_t minimum, bool consolidated) {
+  const Id16 slice_id = NewTimeOrderedId();
+  v1::GrantSliceRequest request;
+  request.set_slice_id(slice_id.ToBytes());
+  request.set_gateway_id(options_.gateway_id.ToBytes());
+  request.set_gateway_epoch(options_.gateway_epoch);
+  request.set_party_id(party_id.ToBytes());
+  minimum = std::clamp<int64_t>(minimum, 1, kMaxSliceMicro);
+  request.set_minimum_micro(minimum);
+  request.set_wanted_micro(std::max(minimum, options_.slice_micro));
+  const absl::Duration sent = options_.monotonic();
+  client_->GrantSlice(request, [self = shared_from_this(), party_id, minimum, consolidated, slice_id,
+                                sent](absl::StatusOr<v1::GrantSliceResponse> response) {
+    self->OnGranted(party_id, minimum, consolidated, slice_id, sent, response);
+  });
+}
+
+void CreditBook::OnGranted(const Id16& party_id, int64_t minimum, bool consolidated, const Id16& slice_id,
+                           absl::Duration sent, const absl::StatusOr<v1::GrantSliceResponse>& response) {
+  if (response.ok()) {
+    absl::Status written =
+        options_.on_grant ? options_.on_grant(slice_id, party_id, response->granted_micro()) : absl::OkStatus();
+    Slice slice;
+    slice.id = slice_id;
+    slice.granted = response->granted_micro();
+    slice.spend_until = sent + absl::Milliseconds(response->ttl_ms()) * kLifeSpent;
+    slice.retired = !written.ok();
+    {
+      absl::MutexLock lock(&mu_);
+      parties_[party_id].slices.push_back(slice);
+      party_of_slice_[slice_id] = party_id;
+    }
+    if (!written.ok()) {
+      CloseFinished();
+      return FinishRefill(party_id, absl::UnavailableError(written.message()));
+    }
+    return FinishRefill(party_id, absl::OkStatus());
+  }
+  // What is left of the money may lie in our own slices, each too small: put it together once, then ask again.
+  if (absl::IsFailedPrecondition(response.status()) && !consolidated) {
+    bool returning = ReturnFree(party_id, [self = shared_from_this(), party_id, minimum] {
+      self->StartRefill(party_id, minimum, /*consolidated=*/true);
+    });
+    if (returning) return;
+  }
+  // A lost answer may have granted: the slice is returned unspent under its own id, which is harmless if it never was.
+  if (absl::IsDeadlineExceeded(response.status()) || absl::IsUnavailable(response.status())) {
+    v1::ReturnSliceRequest undo;
+    undo.set_slice_id(slice_id.ToBytes());
+    undo.set_close(true);
+    client_->ReturnSlice(undo, [](const absl::StatusOr<v1::ReturnSliceResponse>&) {});
+  }
+  FinishRefill(party_id, response.status());
+}
+
+void CreditBook::FinishRefill(const Id16& party_id, const absl::Status& status) {
+  std::vector<Waiter> waiters;
+  int64_t again = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    Party& party = parties_[party_id];
+    if (!status.ok()) party.no_background_until = options_.monotonic() + kBackgroundPause;
+    // A background refill asks for little; whoever came meanwhile and needs more gets a refill of its own.
+    std::vector<Waiter> larger;
+    for (Waiter& waiter : party.waiters) {
+      (waiter.minimum > party.refill_minimum && (status.ok() || absl::IsFailedPrecondition(status)) ? larger : waiters)
+          .push_back(std::move(waiter));
+    }
+    party.waiters = std::move(larger);
+    for (const Waiter& waiter : party.waiters) again = std::max(again, waiter.minimum);
+    party.refilling = again > 0;
+    party.refill_minimum = again;
+  }
+  for (Waiter& waiter : waiters) waiter.done(status);
+  if (again > 0) StartRefill(party_id, again, /*consolidated=*/false);
+}
+
+bool CreditBook::ReturnFree(const Id16& party_id, std::function<void()> done) {
+  std::vector<v1::ReturnSliceRequest> requests;
+  {
+    absl::MutexLock lock(&mu_);
+    for (Slice& slice : parties_[party_id].slices) {
+      int64_t give = slice.free() - slice.extensions;
+      if (slice.closing || give <= 0) continue;
+      slice.returned += give;
+      v1::ReturnSliceRequest request;
+      request.set_slice_id(slice.id.ToBytes());
+      request.set_returned_micro(slice.returned);
+      requests.push_back(std::move(request));
+    }
+  }
+  if (requests.empty()) return false;
+  auto left = std::make_shared<std::atomic<size_t>>(requests.size());
+  for (const v1::ReturnSliceRequest& request : requests) {
+    client_->ReturnSlice(request, [left, done](const absl::StatusOr<v1::ReturnSliceResponse>&) {
+      if (left->fetch_sub(1) == 1) done();
+    });
+  }
+  return true;
+}
+
+// ---- the end of slices ----
+
+CreditBook::Slice* CreditBook::FindLocked(const Id16& party_id, const Id16& slice_id) {
+  auto it = parties_.find(party_id);
+  if (it == parties_.end()) return nullptr;
+  for (Slice& slice : it->second.slices) {
+    if (slice.id == slice_id) return &slice;
+  }
+  return nullptr;
+}
+
+void CreditBook::RecordAcked(const Id16& slice_id) {
+  absl::MutexLock lock(&mu_);
+  auto it = party_of_slice_.find(slice_id);
+  if (it == party_of_slice_.end()) return;
+  Slice* slice = FindLocked(it->second, slice_id);
+  if (slice != nullptr && slice->unacked > 0) --slice->unacked;
+}
+
+void CreditBook::Tick() {
+  {
+    absl::MutexLock lock(&mu_);
+    const absl::Duration now = options_.monotonic();
+    for (auto& [id, party] : parties_) {
+      for (Slice& slice : party.slices) {
+        if (now >= slice.spend_until || slice.free() <= 0) slice.retired = true;
+      }
+    }
+  }
+  CloseFinished();
+}
+
+void CreditBook::ReturnAll() {
+  {
+    absl::MutexLock lock(&mu_);
+    for (auto& [id, party] : parties_) {
+      for (Slice& slice : party.slices) slice.retired = true;
+    }
+  }
+  CloseFinished();
+}
+
+void CreditBook::CloseFinished() {
+  std::vector<v1::ReturnSliceRequest> requests;
+  {
+    absl::MutexLock lock(&mu_);
+    for (auto& [id, party] : parties_) {
+      for (Slice& slice : party.slices) {
+        // Not before billing has every record of it: they are settled against what stays set aside.
+        if (!slice.retired || slice.closing || slice.open_holds > 0 || slice.unacked > 0) continue;
+        slice.closing = true;
+        slice.returned += slice.free();
+        v1::ReturnSliceRequest request;
+        request.set_slice_id(slice.id.ToBytes());
+        request.set_returned_micro(slice.returned);
+        request.set_close(true);
+        requests.push_back(std::move(request));
+      }
+    }
+  }
+  for (const v1::ReturnSliceRequest& request : requests) {
+    const Id16 slice_id = *Id16::FromBytes(request.slice_id());
+    client_->ReturnSlice(
+        request, [self = shared_from_this(), slice_id](const absl::StatusOr<v1::ReturnSliceResponse>& response) {
+          const bool over = response.ok() || absl::IsNotFound(response.status()) ||
+                            absl::IsFailedPrecondition(response.status()) || absl::IsInvalidArgument(response.status());
+          if (!response.ok()) {
+            Log(LogLevel::kWarning, "returning a slice failed",
+                {{"slice", slice_id.ToHex()}, {"error", response.status().message()}, {"again", !over}});
+          }
+          {
+            absl::MutexLock lock(&self->mu_);
+            auto it = self->party_of_slice_.find(slice_id);
+            if (it == self->party_of_slice_.end()) return;
+            Slice* slice = self->FindLocked(it->second, slice_id);
+            if (!over) {
+              if (slice != nullptr) slice->closing = false;  // the next Tick tries again
+              return;
+            }
+            std::erase_if(self->parties_[it->second].slices, [&](const Slice& s) { return s.id == slice_id; });
+            self->party_of_slice_.erase(it);
+          }
+          if (self->options_.on_closed) self->options_.on_closed(slice_id);
+        });
+  }
+}
+
+CreditBook::Totals CreditBook::TotalsOf(const Id16& party_id) const {
+  absl::MutexLock lock(&mu_);
+  Totals totals;
+  auto it = parties_.find(party_id);
+  if (it == parties_.end()) return totals;
+  for (const Slice& slice : it->second.slices) {
+    totals.granted_micro += slice.granted;
+    totals.held_micro += slice.held;
+    totals.spent_micro += slice.spent;
+    totals.returned_micro += slice.returned;
+    ++totals.slices;
+  }
+  return totals;
+}
+
+int CreditBook::open_slices() const {
+  absl::MutexLock lock(&mu_);
+  return static_cast<int>(party_of_slice_.size());
+}
+
+}  // namespace gantry::gateway

@@ -1,0 +1,47 @@
+// What each tenant pays now, kept current by billing's stream. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "services/common/ids.h"
+
+namespace gantry::v1 {
+class PriceEvent;
+class TenantPrices;
+}  // namespace gantry::v1
+
+namespace gantry::gateway {
+
+// Prices of one tenant and model, pinned by a request at admission. Micro-units per million.
+struct Prices {
+  Id16 plan_version;
+  int64_t input = 0;
+  int64_t cached = 0;
+  int64_t output = 0;
+  int64_t request = 0;
+
+  // Rounded up to whole micro-units: what must be held so that the exact amount fits. Saturates at INT64_MAX.
+  int64_t CostMicro(uint64_t prompt_tokens, uint64_t cached_tokens, uint64_t output_tokens) const;
+};
+
+class PriceTable {
+ public:
+  PriceTable();
+  ~PriceTable();
+  uint64_t Apply(const v1::PriceEvent& event);
+  // None: the tenant has no plan, or no line of it covers the model's input and output.
+  std::optional<Prices> Find(const Id16& party, absl::string_view model) const;
+
+ private:
+  mutable absl::Mutex mu_;
+  absl::flat_hash_map<Id16, std::shared_ptr<const v1::TenantPrices>> tenants_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace gantry::gateway

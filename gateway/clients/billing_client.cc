@@ -1,0 +1,262 @@
+#include "gateway/clients/billing_client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/random/random.h"
+#include "absl/time/time.h"
+#include "gantry/v1/billing.grpc.pb.h"
+#include "gateway/admission/key_table.h"
+#include "gateway/admission/price_table.h"
+#include "gateway/metering/usage_journal.h"
+#include "services/common/backoff.h"
+#include "services/common/grpc_status.h"
+#include "services/common/log.h"
+
+namespace gantry::gateway {
+namespace {
+
+constexpr auto kCreditTimeout = std::chrono::seconds(3);
+constexpr size_t kBatchRecords = 512;
+
+std::chrono::system_clock::time_point In(std::chrono::milliseconds wait) {
+  return std::chrono::system_clock::now() + wait;
+}
+
+class Credit final : public CreditClient {
+ public:
+  explicit Credit(const std::shared_ptr<grpc::Channel>& channel) : stub_(v1::Credit::NewStub(channel)) {}
+
+  void GrantSlice(const v1::GrantSliceRequest& request,
+                  std::function<void(absl::StatusOr<v1::GrantSliceResponse>)> done) override {
+    auto call = std::make_shared<Call<v1::GrantSliceRequest, v1::GrantSliceResponse>>(request, std::move(done));
+    stub_->async()->GrantSlice(&call->context, &call->request, &call->response,
+                               [call](const grpc::Status& status) { call->Finish(status); });
+  }
+  void ReturnSlice(const v1::ReturnSliceRequest& request,
+                   std::function<void(absl::StatusOr<v1::ReturnSliceResponse>)> done) override {
+    auto call = std::make_shared<Call<v1::ReturnSliceRequest, v1::ReturnSliceResponse>>(request, std::move(done));
+    stub_->async()->ReturnSlice(&call->context, &call->request, &call->response,
+                                [call](const grpc::Status& status) { call->Finish(status); });
+  }
+
+ private:
+  template <typename Request, typename Response>
+  struct Call {
+    Call(const Request& r, std::function<void(absl::StatusOr<Response>)> d) : request(r), done(std::move(d)) {
+      context.set_deadline(std::chrono::system_clock::now() + kCreditTimeout);
+    }
+    void Finish(const grpc::Status& status) {
+      if (status.ok()) {
+        done(std::move(response));
+      } else {
+        done(FromGrpcStatus(status));
+      }
+    }
+    grpc::ClientContext context;
+    Request request;
+    Response response;
+    std::function<void(absl::StatusOr<Response>)> done;
+  };
+  std::unique_ptr<v1::Credit::Stub> stub_;
+};
+
+// A thread that opens a stream, works on it until it breaks, and opens the next.
+class StreamThread {
+ public:
+  // `work` runs one stream; it returns true when the stream had been of use.
+  StreamThread(std::string name, std::function<bool(grpc::ClientContext*)> work)
+      : name_(std::move(name)), work_(std::move(work)), thread_([this] { Loop(); }) {}
+  ~StreamThread() { Stop(); }
+
+  void Stop() {
+    {
+      std::lock_guard lock(mu_);
+      stopping_ = true;
+      if (context_ != nullptr) context_->TryCancel();
+    }
+    wake_.notify_all();
+    if (thread_.joinable()) thread_.join();
+  }
+  bool stopping() const {
+    std::lock_guard lock(mu_);
+    return stopping_;
+  }
+
+ private:
+  void Loop() {
+    Backoff backoff(absl::Milliseconds(50), absl::Seconds(1));
+    absl::InsecureBitGen random;
+    bool said = false;
+    for (;;) {
+      grpc::ClientContext context;
+      // Reconnecting hourly, not all at once, spreads gateways over billing's restarts.
+      context.set_deadline(In(std::chrono::milliseconds(absl::Uniform(random, 3'000'000, 3'600'000))));
+      {
+        std::lock_guard lock(mu_);
+        if (stopping_) return;
+        context_ = &context;
+      }
+      const bool useful = work_(&context);
+      if (useful) {
+        backoff.Reset();
+        said = false;
+      }
+      std::unique_lock lock(mu_);
+      context_ = nullptr;
+      if (stopping_) return;
+      if (!said) {
+        said = true;
+        lock.unlock();
+        Log(LogLevel::kWarning, "stream to billing ended, trying again", {{"stream", name_}});
+        lock.lock();
+      }
+      wake_.wait_for(lock, absl::ToChronoMilliseconds(backoff.Next()), [this] { return stopping_; });
+    }
+  }
+
+  const std::string name_;
+  const std::function<bool(grpc::ClientContext*)> work_;
+  mutable std::mutex mu_;
+  std::condition_variable wake_;
+  grpc::ClientContext* context_ = nullptr;  // guarded by mu_
+  bool stopping_ = false;                   // guarded by mu_
+  std::thread thread_;
+};
+
+class Streams final : public BillingStreams {
+ public:
+  Streams(const std::shared_ptr<grpc::Channel>& channel, const Id16& gateway_id, uint64_t epoch, KeyTable* keys,
+          PriceTable* prices, UsageJournal* journal)
+      : catalog_(v1::Catalog::NewStub(channel)), usage_(v1::Usage::NewStub(channel)), journal_(journal) {
+    watch_.set_gateway_id(gateway_id.ToBytes());
+    watch_.set_gateway_epoch(epoch);
+    journal->OnReady([this] {
+      std::lock_guard lock(ready_mu_);
+      ready_ = true;
+      ready_wake_.notify_all();
+    });
+    keys_thread_ = std::make_unique<StreamThread>("keys", [this, keys](grpc::ClientContext* context) {
+      v1::WatchRequest request = watch_;
+      request.set_after_sequence(keys_sequence_);
+      auto reader = catalog_->WatchKeys(context, request);
+      v1::KeyEvent event;
+      bool useful = false;
+      while (reader->Read(&event)) {
+        keys_sequence_ = keys->Apply(event);
+        useful = true;
+        keys_live_.store(true);
+      }
+      keys_live_.store(false);
+      reader->Finish();
+      return useful;
+    });
+    prices_thread_ = std::make_unique<StreamThread>("prices", [this, prices](grpc::ClientContext* context) {
+      v1::WatchRequest request = watch_;
+      request.set_after_sequence(prices_sequence_);
+      auto reader = catalog_->WatchPrices(context, request);
+      v1::PriceEvent event;
+      bool useful = false;
+      while (reader->Read(&event)) {
+        prices_sequence_ = prices->Apply(event);
+        useful = true;
+      }
+      reader->Finish();
+      return useful;
+    });
+    usage_thread_ = std::make_unique<StreamThread>("usage", [this](grpc::ClientContext* c) { return SendUsage(c); });
+  }
+
+  ~Streams() override {
+    journal_->OnReady(nullptr);
+    {
+      std::lock_guard lock(ready_mu_);
+      stopping_ = true;
+    }
+    ready_wake_.notify_all();
+    keys_thread_->Stop();
+    prices_thread_->Stop();
+    usage_thread_->Stop();
+  }
+
+  bool connected() const override { return keys_live_.load(); }
+
+ private:
+  // One batch at a time: it is sent, acked, then the next.
+  bool SendUsage(grpc::ClientContext* context) {
+    bool useful = false;
+    journal_->Requeue();
+    auto stream = usage_->AppendUsage(context);
+    for (;;) {
+      std::vector<v1::UsageRecord> records = journal_->NextBatch(kBatchRecords);
+      if (records.empty()) {
+        if (!WaitForRecords()) break;
+        continue;
+      }
+      v1::UsageBatch batch;
+      batch.set_gateway_id(watch_.gateway_id());
+      batch.set_gateway_epoch(watch_.gateway_epoch());
+      size_t open = records.size();
+      for (v1::UsageRecord& record : records) *batch.add_records() = std::move(record);
+      if (!stream->Write(batch)) break;
+      v1::UsageAck ack;
+      while (open > 0 && stream->Read(&ack)) {
+        useful = true;
+        open -= std::min<size_t>(open, ack.record_ids_size() + ack.rejected_size());
+        for (const std::string& id : ack.record_ids()) journal_->Acked(id);
+        for (const v1::RejectedRecord& rejected : ack.rejected()) {
+          journal_->Rejected(rejected.record_id(), rejected.reason());
+        }
+      }
+      if (open > 0) break;
+    }
+    context->TryCancel();
+    stream->Finish();
+    return useful;
+  }
+
+  // False: stopping.
+  bool WaitForRecords() {
+    std::unique_lock lock(ready_mu_);
+    ready_wake_.wait(lock, [this] { return ready_ || stopping_; });
+    ready_ = false;
+    return !stopping_;
+  }
+
+  v1::WatchRequest watch_;
+  std::unique_ptr<v1::Catalog::Stub> catalog_;
+  std::unique_ptr<v1::Usage::Stub> usage_;
+  UsageJournal* const journal_;
+  uint64_t keys_sequence_ = 0;    // the keys thread's
+  uint64_t prices_sequence_ = 0;  // the prices thread's
+  std::atomic<bool> keys_live_{false};
+  std::mutex ready_mu_;
+  std::condition_variable ready_wake_;
+  bool ready_ = true;      // guarded by ready_mu_; what was recovered counts
+  bool stopping_ = false;  // guarded by ready_mu_
+  std::unique_ptr<StreamThread> keys_thread_;
+  std::unique_ptr<StreamThread> prices_thread_;
+  std::unique_ptr<StreamThread> usage_thread_;
+};
+
+}  // namespace
+
+std::unique_ptr<CreditClient> MakeCreditClient(std::shared_ptr<grpc::Channel> billing) {
+  return std::make_unique<Credit>(billing);
+}
+
+std::unique_ptr<BillingStreams> StartBillingStreams(std::shared_ptr<grpc::Channel> billing, const Id16& gateway_id,
+                                                    uint64_t gateway_epoch, KeyTable* keys, PriceTable* prices,
+                                                    UsageJournal* journal) {
+  return std::make_unique<Streams>(billing, gateway_id, gateway_epoch, keys, prices, journal);
+}
+
+}  // namespace gantry::gateway

@@ -1,0 +1,77 @@
+#include "services/common/api_key.h"
+
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "engine/base/check.h"
+#include "services/common/ids.h"
+
+namespace gantry {
+namespace {
+
+// Crockford's base32 in lower case: no i, l, o, u, so that nothing reads like something else.
+constexpr char kAlphabet[] = "0123456789abcdefghjkmnpqrstvwxyz";
+constexpr size_t kIdLength = 12, kSecretLength = 32, kCheckLength = 6, kPepperBytes = 32;
+
+std::string RandomText(size_t length) {
+  std::string bytes(length, '\0');
+  FillRandom(bytes.data(), bytes.size());
+  for (char& c : bytes) c = kAlphabet[static_cast<unsigned char>(c) & 31];
+  return bytes;
+}
+
+// The first 30 bits of SHA-256: against slips, not against forgers.
+std::string Check(absl::string_view text) {
+  unsigned char digest[32];
+  EVP_Digest(text.data(), text.size(), digest, nullptr, EVP_sha256(), nullptr);
+  std::string check;
+  for (size_t i = 0; i < kCheckLength; ++i) check.push_back(kAlphabet[digest[i] & 31]);
+  return check;
+}
+
+bool IsBase32(absl::string_view text) {
+  return text.find_first_not_of(absl::string_view(kAlphabet, 32)) == absl::string_view::npos;
+}
+
+}  // namespace
+
+NewApiKey MakeApiKey(absl::string_view environment) {
+  NewApiKey key;
+  key.public_id = RandomText(kIdLength);
+  const std::string secret = RandomText(kSecretLength);
+  const std::string body = absl::StrCat("gk_", environment, "_", key.public_id, "_", secret);
+  key.secret = Secret(secret);
+  key.text = Secret(body + Check(body));
+  return key;
+}
+
+absl::StatusOr<ApiKey> ParseApiKey(absl::string_view text) {
+  const absl::Status malformed =
+      absl::InvalidArgumentError("the API key is malformed: expected gk_<env>_<id>_<secret>, copied completely");
+  const std::vector<absl::string_view> parts = absl::StrSplit(text, absl::MaxSplits('_', 4));
+  if (parts.size() != 4 || parts[0] != "gk" || (parts[1] != "live" && parts[1] != "test") ||
+      parts[2].size() != kIdLength || parts[3].size() != kSecretLength + kCheckLength || !IsBase32(parts[2]) ||
+      !IsBase32(parts[3])) {
+    return malformed;
+  }
+  if (Check(text.substr(0, text.size() - kCheckLength)) != text.substr(text.size() - kCheckLength)) return malformed;
+  return ApiKey{std::string(parts[2]), Secret(std::string(parts[3].substr(0, kSecretLength)))};
+}
+
+std::string HmacOfSecret(absl::string_view pepper, const Secret& secret) {
+  GANTRY_CHECK(pepper.size() == kPepperBytes, "a pepper has 32 bytes");
+  const absl::string_view bytes = secret.Reveal();  // into the HMAC, nowhere else
+  std::string digest(32, '\0');
+  unsigned int length = 0;
+  HMAC(EVP_sha256(), pepper.data(), static_cast<int>(pepper.size()),
+       reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
+       reinterpret_cast<unsigned char*>(digest.data()), &length);
+  return digest;
+}
+
+}  // namespace gantry
