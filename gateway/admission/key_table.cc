@@ -173,7 +173,7 @@ bool KeyTable::Fresh() const {
 }
 
 std::shared_ptr<const KeyInfo> KeyTable::Authenticate(absl::string_view secret) const {
-  absl::StatusOr<ParsedApiKey> parsed = ParseApiKey(secret);
+  absl::StatusOr<ApiKey> parsed = ParseApiKey(secret);
   if (!parsed.ok()) return nullptr;
   std::shared_ptr<const KeyInfo> info;
   Secret pepper;
@@ -183,8 +183,9 @@ std::shared_ptr<const KeyInfo> KeyTable::Authenticate(absl::string_view secret) 
     if (it != by_public_id_.end()) info = it->second;
     pepper = pepper_;
   }
+  if (pepper.empty()) return nullptr;  // no snapshot yet
   // Computed for unknown ids too. Revealed to the one function that hashes it.
-  const std::string hmac = ApiKeyHmac(pepper, parsed->secret);
+  const std::string hmac = HmacOfSecret(pepper, parsed->secret);
   const Secret expected(info != nullptr ? info->secret_hmac : std::string(32, '\0'));
   return expected.Equals(hmac) ? info : nullptr;
 }

@@ -63,7 +63,8 @@ absl::StatusOr<ApiKey> ParseApiKey(absl::string_view text) {
   return ApiKey{std::string(parts[2]), Secret(std::string(parts[3].substr(0, kSecretLength)))};
 }
 
-std::string HmacOfSecret(absl::string_view pepper, const Secret& secret) {
+std::string HmacOfSecret(const Secret& pepper_secret, const Secret& secret) {
+  const absl::string_view pepper = pepper_secret.Reveal();  // the key of the HMAC
   GANTRY_CHECK(pepper.size() == kPepperBytes, "a pepper has 32 bytes");
   const absl::string_view bytes = secret.Reveal();  // into the HMAC, nowhere else
   std::string digest(32, '\0');

@@ -33,6 +33,6 @@ NewApiKey MakeApiKey(absl::string_view environment);
 absl::StatusOr<ApiKey> ParseApiKey(absl::string_view text);
 
 // 32 bytes. REQUIRES: pepper has 32 bytes.
-std::string HmacOfSecret(absl::string_view pepper, const Secret& secret);
+std::string HmacOfSecret(const Secret& pepper, const Secret& secret);
 
 }  // namespace gantry

@@ -36,7 +36,7 @@ TEST(ApiKeyTest, KeysAreDistinctAndHmacDependsOnPepperAndSecret) {
   std::set<std::string> texts;
   for (int i = 0; i < 1000; ++i) texts.insert(std::string(MakeApiKey("live").text.Reveal()));
   EXPECT_EQ(texts.size(), 1000u);
-  const std::string pepper(32, 'p'), other(32, 'q');
+  const Secret pepper(std::string(32, 'p')), other(std::string(32, 'q'));
   const Secret a("secret-a"), b("secret-b");
   EXPECT_EQ(HmacOfSecret(pepper, a), HmacOfSecret(pepper, a));
   EXPECT_NE(HmacOfSecret(pepper, a), HmacOfSecret(pepper, b));
@@ -46,7 +46,7 @@ TEST(ApiKeyTest, KeysAreDistinctAndHmacDependsOnPepperAndSecret) {
 // RFC 4231, test case 6's construction needs a longer key; case 2 does not fit 32 bytes: this one is computed with
 // `printf 'secret' | openssl dgst -sha256 -mac HMAC -macopt hexkey:<32 bytes of 70>`.
 TEST(ApiKeyTest, HmacIsHmacSha256) {
-  const std::string digest = HmacOfSecret(std::string(32, 'p'), Secret("secret"));
+  const std::string digest = HmacOfSecret(Secret(std::string(32, 'p')), Secret("secret"));
   std::string hex;
   for (const char c : digest) {
     constexpr char kDigits[] = "0123456789abcdef";
