@@ -1,0 +1,111 @@
+#include "billing/invoice/render.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/time/time.h"
+
+namespace gantry::billing {
+namespace {
+
+// `digits` decimals of an integer in units of 10^-digits.
+std::string Decimal(int64_t value, uint32_t digits) {
+  const bool negative = value < 0;
+  std::string text = std::to_string(negative ? 0 - static_cast<uint64_t>(value) : static_cast<uint64_t>(value));
+  if (text.size() <= digits) text.insert(0, digits + 1 - text.size(), '0');
+  if (digits > 0) text.insert(text.size() - digits, ".");
+  return negative ? "-" + text : text;
+}
+
+const char* ClassName(v1::TokenClass token_class) {
+  switch (token_class) {
+    case v1::TOKEN_CLASS_INPUT:
+      return "input";
+    case v1::TOKEN_CLASS_CACHED_INPUT:
+      return "cached_input";
+    case v1::TOKEN_CLASS_OUTPUT:
+      return "output";
+    case v1::TOKEN_CLASS_REQUEST:
+      return "request";
+    default:
+      return "unspecified";
+  }
+}
+
+std::string Day(int64_t time_us) {
+  return absl::FormatTime("%Y-%m-%d", absl::FromUnixMicros(time_us), absl::UTCTimeZone());
+}
+
+std::string Hex(const std::string& bytes) {
+  return absl::BytesToHexString(bytes);
+}
+
+// Quotes what RFC 4180 asks for; a leading =, +, -, @ of outside text gets a quote so that no spreadsheet runs it.
+std::string Cell(std::string text) {
+  if (!text.empty() && std::string("=+-@\t\r").find(text[0]) != std::string::npos) text.insert(0, "'");
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\"", "\"\""}}), "\"");
+}
+
+}  // namespace
+
+std::string FormatMinor(int64_t minor, uint32_t digits) {
+  return Decimal(minor, digits);
+}
+
+std::string InvoiceJson(const v1::Invoice& invoice) {
+  nlohmann::ordered_json lines = nlohmann::ordered_json::array();
+  for (const v1::InvoiceLine& line : invoice.lines()) {
+    lines.push_back({{"model", line.model()},
+                     {"token_class", ClassName(line.token_class())},
+                     {"plan_version_id", Hex(line.plan_version_id())},
+                     {"quantity", line.quantity()},
+                     {"price_micro_per_m", line.price_micro_per_m()},
+                     {"price_per_million", Decimal(line.price_micro_per_m(), 6)},
+                     {"amount_pico", line.amount_pico()},
+                     {"amount_exact", Decimal(line.amount_pico(), 12)},
+                     {"net_minor", line.net_minor()},
+                     {"net", Decimal(line.net_minor(), invoice.minor_digits())}});
+  }
+  nlohmann::ordered_json json = {
+      {"number", invoice.number().empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(invoice.number())},
+      {"state", invoice.state()},
+      {"seller", invoice.seller()},
+      {"party", invoice.party_name()},
+      {"legal_name", invoice.legal_name()},
+      {"period", invoice.period()},
+      {"from", Day(invoice.period_from_us())},
+      {"to_exclusive", Day(invoice.period_to_us())},
+      {"currency", invoice.currency()},
+      {"requests", invoice.requests()},
+      {"lines", std::move(lines)},
+      {"net_minor", invoice.net_minor()},
+      {"net", Decimal(invoice.net_minor(), invoice.minor_digits())},
+      {"total_minor", invoice.total_minor()},
+      {"total", Decimal(invoice.total_minor(), invoice.minor_digits())},
+      {"amount_pico", invoice.amount_pico()},
+      {"amount_exact", Decimal(invoice.amount_pico(), 12)},
+  };
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+std::string InvoiceCsv(const v1::Invoice& invoice) {
+  std::string csv =
+      "number,state,seller,party,period,currency,model,token_class,plan_version_id,quantity,price_micro_per_m,"
+      "amount_pico,net\r\n";
+  const std::string head =
+      absl::StrCat(Cell(invoice.number()), ",", Cell(invoice.state()), ",", Cell(invoice.seller()), ",",
+                   Cell(invoice.party_name()), ",", Cell(invoice.period()), ",", Cell(invoice.currency()), ",");
+  for (const v1::InvoiceLine& line : invoice.lines()) {
+    absl::StrAppend(&csv, head, Cell(line.model()), ",", ClassName(line.token_class()), ",",
+                    Hex(line.plan_version_id()), ",", line.quantity(), ",", line.price_micro_per_m(), ",",
+                    line.amount_pico(), ",", Decimal(line.net_minor(), invoice.minor_digits()), "\r\n");
+  }
+  absl::StrAppend(&csv, head, "total,,,,,", invoice.amount_pico(), ",",
+                  Decimal(invoice.total_minor(), invoice.minor_digits()), "\r\n");
+  return csv;
+}
+
+}  // namespace gantry::billing
