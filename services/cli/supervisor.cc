@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -20,6 +19,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/base/status_macros.h"
+#include "services/common/log.h"
 
 namespace gantry::cli {
 namespace {
@@ -70,6 +70,13 @@ absl::StatusOr<pid_t> Spawn(const DataDir& data_dir, const ProcessSpec& spec) {
   if (pid < 0)
     return absl::ResourceExhaustedError(absl::StrCat("cannot start ", spec.name, ": ", std::strerror(errno)));
   return pid;
+}
+
+struct flock WholeFile(short type) {
+  struct flock lock {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  return lock;
 }
 
 std::string DescribeExit(int wait_status) {
@@ -133,12 +140,15 @@ std::string LastLogLine(const std::string& path) {
   return last;
 }
 
+// Open-file-description locks: they can be looked at without being taken, so that a `gantry status` can never make a
+// start fail, and no child inherits them.
 absl::StatusOr<int> LockDataDir(const DataDir& data_dir) {
   const int fd = open(data_dir.lock_file().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0) {
     return absl::PermissionDeniedError(absl::StrCat("cannot open ", data_dir.lock_file(), ": ", std::strerror(errno)));
   }
-  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+  struct flock whole = WholeFile(F_WRLCK);
+  if (fcntl(fd, F_OFD_SETLK, &whole) != 0) {
     close(fd);
     return absl::FailedPreconditionError(absl::StrCat("data dir ", data_dir.root(), " is in use by gantry with pid ",
                                                       LockHolder(data_dir), "; stop it with `gantry down --data-dir ",
@@ -148,10 +158,11 @@ absl::StatusOr<int> LockDataDir(const DataDir& data_dir) {
 }
 
 int LockHolder(const DataDir& data_dir) {
-  const int fd = open(data_dir.lock_file().c_str(), O_RDWR | O_CLOEXEC);
+  const int fd = open(data_dir.lock_file().c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return 0;
   int pid = 0;
-  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+  struct flock whole = WholeFile(F_WRLCK);
+  if (fcntl(fd, F_OFD_GETLK, &whole) == 0 && whole.l_type != F_UNLCK) {
     char text[32] = {};
     const ssize_t n = read(fd, text, sizeof(text) - 1);
     if (n <= 0 || !absl::SimpleAtoi(absl::string_view(text, n), &pid)) pid = 0;
@@ -196,6 +207,8 @@ absl::Status RunSupervisor(const DataDir& data_dir, const SupervisorOptions& opt
       child.started = absl::Now();
       ++child.starts;
       changed = true;
+      Log(LogLevel::kInfo, "process started",
+          {{"name", child.spec->name}, {"pid", static_cast<int64_t>(child.pid)}, {"starts", child.starts}});
     }
     if (changed) WriteState(data_dir, options, children);
     if (!announced && result.ok()) {
@@ -220,11 +233,16 @@ absl::Status RunSupervisor(const DataDir& data_dir, const SupervisorOptions& opt
         result = absl::FailedPreconditionError(
             absl::StrCat(child->spec->name, " does not start: ", LastLogLine(data_dir.log_file(child->spec->name))));
       }
+      Log(LogLevel::kWarning, "process ended",
+          {{"name", child->spec->name},
+           {"how", child->last_exit},
+           {"start_again_ms", absl::ToInt64Milliseconds(child->backoff)}});
       child->start_at = absl::Now() + child->backoff;
       child->backoff = std::min(child->backoff * 2, kBackoffLast);
       WriteState(data_dir, options, children);
     }
   }
+  Log(LogLevel::kInfo, "stopping all processes", {{"reason", std::string(result.message())}});
   // Gateway first: it stops admitting and finishes its streams while those behind it still answer.
   for (auto child = children.rbegin(); child != children.rend(); ++child) Stop(*child, options.stop_timeout_ms);
   WriteState(data_dir, options, children);
