@@ -1,0 +1,85 @@
+// The CLI's way to billing and to the processes: gRPC over the data dir's unix sockets, as identity admin. Starts
+// threads: never use it before a fork. Not thread-safe.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gantry/v1/admin.grpc.pb.h"
+#include "services/cli/data_dir.h"
+#include "services/common/grpc_status.h"
+
+namespace gantry::cli {
+
+inline constexpr absl::Duration kAdminDeadline = absl::Seconds(10);
+
+// What to say when no supervisor holds the data dir.
+absl::Status NothingRuns(const DataDir& data_dir);
+
+// A key that no other call has, for requests that must happen once.
+std::string RandomIdempotencyKey();
+
+class AdminClient {
+ public:
+  // FAILED_PRECONDITION: nothing runs here. Errors of LoadAdminIdentity.
+  static absl::StatusOr<AdminClient> Connect(const DataDir& data_dir);
+
+  // Waits, within the deadline, for a billing that is being started again. Errors: billing's own; DEADLINE_EXCEEDED
+  // when it does not answer, which says nothing about whether the call took effect.
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Call(grpc::Status (v1::BillingAdmin::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                               Response*),
+                                const Request& request) const {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + kAdminDeadline));
+    context.set_wait_for_ready(true);
+    Response response;
+    const grpc::Status status = (stub_.get()->*method)(&context, request, &response);
+    if (!status.ok()) return Explain(FromGrpcStatus(status));
+    return response;
+  }
+  // The same for a request that changes something: fills in its idempotency key, random when `key` is empty, and names
+  // the key when the outcome is unknown.
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> CallOnce(grpc::Status (v1::BillingAdmin::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                                   Response*),
+                                    Request request, const std::string& key) const {
+    request.set_idempotency_key(key.empty() ? RandomIdempotencyKey() : key);
+    absl::StatusOr<Response> response = Call(method, request);
+    if (response.ok()) return response;
+    return ExplainOnce(response.status(), request.idempotency_key());
+  }
+
+ private:
+  AdminClient(std::unique_ptr<v1::BillingAdmin::Stub> stub, std::string log_file)
+      : stub_(std::move(stub)), log_file_(std::move(log_file)) {}
+  absl::Status Explain(const absl::Status& status) const;
+  static absl::Status ExplainOnce(const absl::Status& status, const std::string& key);
+
+  std::unique_ptr<v1::BillingAdmin::Stub> stub_;
+  std::string log_file_;
+};
+
+// Process.Status of one process. UNAVAILABLE when it does not listen or does not answer in time.
+class ProcessClient {
+ public:
+  // `identity_file`: D/admin.key.
+  static absl::StatusOr<ProcessClient> Create(const DataDir& data_dir, const std::string& process);
+  // Looks whether anybody listens before it dials, so that a process that is not there yet costs no back-off.
+  absl::StatusOr<v1::StatusResponse> Status(absl::Duration timeout);
+
+ private:
+  ProcessClient(std::string socket_path, std::string admin_key_file)
+      : socket_path_(std::move(socket_path)), admin_key_file_(std::move(admin_key_file)) {}
+  std::string socket_path_;
+  std::string admin_key_file_;
+  std::unique_ptr<v1::Process::Stub> stub_;  // null: not dialled
+};
+
+}  // namespace gantry::cli

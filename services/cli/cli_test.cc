@@ -1,0 +1,171 @@
+// The command line from outside: what it prints and how it exits when nothing runs. With a running installation the
+// commands are tested in tests/e2e.
+#include "services/cli/cli.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "services/cli/installation.h"
+#include "services/cli/supervisor.h"
+
+namespace gantry::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Outcome {
+  int code = 0;
+  std::string out, err;
+};
+
+Outcome Call(const std::vector<std::string>& arguments) {
+  std::ostringstream out, err;
+  Outcome outcome;
+  outcome.code = RunCli(arguments, out, err);
+  outcome.out = out.str();
+  outcome.err = err.str();
+  return outcome;
+}
+
+class CliTest : public ::testing::Test {
+ protected:
+  CliTest() {
+    char pattern[] = "/tmp/gantry_cli_XXXXXX";
+    root_ = mkdtemp(pattern);
+  }
+  ~CliTest() override { std::filesystem::remove_all(root_); }
+  std::string root_;
+};
+
+TEST_F(CliTest, WrongCommandLinesGetOneLineAndExitCode2) {
+  const struct {
+    std::vector<std::string> arguments;
+    const char* says;
+  } cases[] = {
+      {{}, "gantry: a command is missing; expected one of: up, down, status, tenant, key"},
+      {{"upp"}, "gantry: unknown command `upp`; expected one of: up"},
+      {{"key"}, "gantry key: a command is missing; expected one of: create, list, revoke; see: gantry key --help"},
+      {{"key", "make"}, "gantry key: unknown command `make`"},
+      {{"key", "create"}, "gantry key create: --tenant is required; see: gantry key create --help"},
+      {{"topup", "--tenant", "demo"}, "gantry topup: AMOUNT is required"},
+      {{"up", "--port", "99999"}, "gantry up: --port"},
+      {{"up", "--port", "eight"}, "gantry up: "},
+      {{"up", "--colour"}, "gantry up: The following argument was not expected: --colour"},
+      {{"topup", "--tenant", "demo", "1e3"}, "gantry: amount `1e3` is not valid: expected a positive decimal number"},
+      {{"topup", "--tenant", "demo", "0.0000001"}, "gantry: amount `0.0000001` is not valid"},
+      {{"usage", "--tenant", "demo", "--period", "July"}, "gantry: period `July` is not valid: expected YYYY-MM"},
+      {{"invoice", "--tenant", "demo", "--format", "pdf"}, "gantry invoice: --format"},
+      {{"invoice", "--tenant", "demo", "--period", "2026-13"}, "gantry: period `2026-13` is not valid"},
+      {{"chat"}, "gantry chat: TEXT is required"},
+      {{"chat", "hello", "--temperature", "3"}, "gantry chat: --temperature"},
+  };
+  for (const auto& c : cases) {
+    const Outcome outcome = Call(c.arguments);
+    EXPECT_EQ(outcome.code, 2) << c.says;
+    EXPECT_THAT(outcome.err, HasSubstr(c.says));
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+  }
+}
+
+TEST_F(CliTest, WhenNothingRunsEveryCommandSaysHowToStartIt) {
+  const std::vector<std::string> cases[] = {{"status"},
+                                            {"tenant", "list"},
+                                            {"usage", "--tenant", "demo"},
+                                            {"key", "list", "--tenant", "demo"},
+                                            {"invoice", "--tenant", "demo"},
+                                            {"audit"},
+                                            {"chat", "hello"},
+                                            {"topup", "--tenant", "demo", "5"}};
+  for (std::vector<std::string> arguments : cases) {
+    arguments.insert(arguments.end(), {"--data-dir", root_});
+    const Outcome outcome = Call(arguments);
+    EXPECT_EQ(outcome.code, 1) << arguments[0];
+    EXPECT_EQ(outcome.err,
+              "gantry: nothing runs on " + root_ + "; start it with: gantry up --data-dir " + root_ + "\n");
+  }
+}
+
+TEST_F(CliTest, DownWhereNothingRunsIsDone) {
+  const Outcome outcome = Call({"down", "--data-dir", root_});
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.out, "nothing runs on " + root_ + "\n");
+}
+
+TEST_F(CliTest, StatusAsJsonSaysThatNothingRuns) {
+  const Outcome outcome = Call({"status", "--json", "--data-dir", root_});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.out, HasSubstr("\"running\": false"));
+}
+
+TEST_F(CliTest, HelpTeachesWithExamples) {
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{{"up"},
+                                                                                       {"down"},
+                                                                                       {"status"},
+                                                                                       {"tenant", "create"},
+                                                                                       {"key", "create"},
+                                                                                       {"topup"},
+                                                                                       {"usage"},
+                                                                                       {"audit"},
+                                                                                       {"chat"}}) {
+    std::vector<std::string> arguments = command;
+    arguments.push_back("--help");
+    const Outcome outcome = Call(arguments);
+    EXPECT_EQ(outcome.code, 0);
+    EXPECT_THAT(outcome.out, HasSubstr("Examples:\n  gantry "));
+    EXPECT_THAT(outcome.out, HasSubstr("--data-dir DIR"));
+  }
+  EXPECT_THAT(Call({"--help"}).out, HasSubstr("gantry up --detach"));
+  EXPECT_THAT(Call({"--version"}).out, HasSubstr("gantry 0."));
+}
+
+TEST_F(CliTest, UpOnUnusableDataDirIsRefused) {
+  const std::string file = root_ + "/file";
+  std::ofstream(file) << "x";
+  const Outcome outcome = Call({"up", "--detach", "--data-dir", file + "/data"});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("cannot create directory " + file + "/data"));
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+}
+
+TEST_F(CliTest, SecondUpNamesTheFirst) {
+  const DataDir data_dir(root_);
+  ASSERT_TRUE(data_dir.Prepare().ok());
+  const auto lock = LockDataDir(data_dir);
+  ASSERT_TRUE(lock.ok());
+  ASSERT_EQ(write(*lock, "4711\n", 5), 5);
+  const Outcome outcome = Call({"up", "--detach", "--data-dir", root_});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("gantry already runs on " + root_ + " with pid 4711"));
+  close(*lock);
+}
+
+TEST(InstallationTest, TakenPortIsNamedWithItsUse) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(listen(fd, 1), 0);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const int taken = ntohs(address.sin_port);
+  EXPECT_THAT(std::string(CheckPorts(taken - 2).message()),
+              ::testing::AnyOf(HasSubstr("port " + std::to_string(taken) + " of 127.0.0.1 (metrics of router)"),
+                               // Another program of this machine may hold one of the two below.
+                               HasSubstr("cannot be used: Address already in use")));
+  close(fd);
+}
+
+}  // namespace
+}  // namespace gantry::cli

@@ -1,0 +1,225 @@
+// gantry topup, usage, invoice: money in, tokens out, and the bill.
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "billing/invoice/render.h"
+#include "engine/base/status_macros.h"
+#include "services/cli/admin_client.h"
+#include "services/cli/command.h"
+#include "services/cli/money.h"
+#include "services/cli/table.h"
+#include "services/common/ids.h"
+
+namespace gantry::cli {
+namespace {
+
+using Admin = v1::BillingAdmin::Stub;
+
+constexpr uint32_t kUsageRowsDefault = 20;
+constexpr uint32_t kPageRows = 1000;
+
+struct MoneyOptions {
+  std::string tenant, amount, reference, period, format = "json", idempotency_key;
+  uint32_t limit = 0;
+  bool json = false, finalize = false;
+};
+
+absl::StatusOr<int> TopUp(const MoneyOptions& options, const Invocation& invocation) {
+  v1::TopUpRequest request;
+  request.set_party_name(options.tenant);
+  GANTRY_ASSIGN_OR_RETURN(const int64_t micro, ParseMicro(options.amount));
+  request.set_amount_micro(micro);
+  request.set_reference(options.reference);
+  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
+  GANTRY_ASSIGN_OR_RETURN(const v1::Balance balance, client.CallOnce(&Admin::TopUp, request, options.idempotency_key));
+  *invocation.out << "topped up " << options.tenant << " by " << FormatMicro(micro) << " " << balance.currency()
+                  << "; balance " << FormatMicro(balance.posted_micro()) << ", available "
+                  << FormatMicro(balance.available_micro()) << "\n";
+  return 0;
+}
+
+const char* OutcomeName(v1::UsageOutcome outcome) {
+  switch (outcome) {
+    case v1::USAGE_OUTCOME_COMPLETED:
+      return "completed";
+    case v1::USAGE_OUTCOME_STOPPED:
+      return "stopped";
+    case v1::USAGE_OUTCOME_ABORTED:
+      return "aborted";
+    case v1::USAGE_OUTCOME_FAILED:
+      return "failed";
+    case v1::USAGE_OUTCOME_GATEWAY_LOST:
+      return "gateway_lost";
+    default:
+      return "unknown";
+  }
+}
+
+std::string RequestHex(const std::string& raw) {
+  const absl::StatusOr<Id16> id = Id16::FromBytes(raw);
+  return id.ok() ? id->ToHex() : "";
+}
+
+// [from, to) of a month, UTC. Empty: everything.
+absl::Status SetRange(const std::string& period, v1::QueryUsageRequest* request) {
+  if (period.empty()) return absl::OkStatus();
+  absl::Time from;
+  std::string problem;
+  if (!absl::ParseTime("%Y-%m", period, absl::UTCTimeZone(), &from, &problem)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("period `", period, "` is not valid: expected YYYY-MM, for example 2026-07"));
+  }
+  absl::CivilMonth month = absl::ToCivilMonth(from, absl::UTCTimeZone());
+  request->set_from_us(absl::ToUnixMicros(from));
+  request->set_to_us(absl::ToUnixMicros(absl::FromCivil(month + 1, absl::UTCTimeZone())));
+  return absl::OkStatus();
+}
+
+struct Usage {
+  std::vector<v1::UsageRow> rows;  // newest first
+  std::vector<v1::UsageTotals> totals;
+  std::string currency;
+  bool more = false;
+};
+
+// At most `limit` rows; 0: all.
+absl::StatusOr<Usage> ReadUsage(const AdminClient& client, v1::QueryUsageRequest request, size_t limit) {
+  Usage usage;
+  do {
+    request.set_page_size(limit == 0 ? kPageRows : std::min<uint32_t>(kPageRows, limit - usage.rows.size()));
+    GANTRY_ASSIGN_OR_RETURN(const v1::QueryUsageResponse page, client.Call(&Admin::QueryUsage, request));
+    usage.rows.insert(usage.rows.end(), page.rows().begin(), page.rows().end());
+    usage.totals.assign(page.totals().begin(), page.totals().end());
+    usage.currency = page.currency();
+    request.set_page_token(page.next_page_token());
+    usage.more = !page.next_page_token().empty();
+  } while (usage.more && (limit == 0 || usage.rows.size() < limit));
+  return usage;
+}
+
+nlohmann::ordered_json UsageJson(const std::string& tenant, const Usage& usage) {
+  nlohmann::ordered_json out = {{"tenant", tenant},
+                                {"currency", usage.currency},
+                                {"rows", nlohmann::ordered_json::array()},
+                                {"totals", nlohmann::ordered_json::array()}};
+  for (const v1::UsageRow& row : usage.rows) {
+    out["rows"].push_back({{"request_id", RequestHex(row.request_id())},
+                           {"model", row.model()},
+                           {"key", row.key_public_id()},
+                           {"outcome", OutcomeName(row.outcome())},
+                           {"prompt_tokens", row.prompt_tokens()},
+                           {"cached_tokens", row.cached_tokens()},
+                           {"output_tokens", row.output_tokens()},
+                           {"reasoning_tokens", row.reasoning_tokens()},
+                           {"amount", FormatPico(row.amount_pico())},
+                           {"amount_pico", row.amount_pico()},
+                           {"ended", FormatTimeJson(row.ended_us())},
+                           {"witness_state", row.witness_state()}});
+  }
+  for (const v1::UsageTotals& totals : usage.totals) {
+    out["totals"].push_back({{"model", totals.model()},
+                             {"requests", totals.requests()},
+                             {"prompt_tokens", totals.prompt_tokens()},
+                             {"cached_tokens", totals.cached_tokens()},
+                             {"output_tokens", totals.output_tokens()},
+                             {"amount", FormatPico(totals.amount_pico())},
+                             {"amount_pico", totals.amount_pico()}});
+  }
+  return out;
+}
+
+std::string UsageText(const Usage& usage) {
+  Table rows({"ENDED (UTC)", "REQUEST", "MODEL", "OUTCOME", ">PROMPT", ">CACHED", ">OUTPUT",
+              absl::StrCat(">AMOUNT ", usage.currency), "WITNESSES"});
+  for (const v1::UsageRow& row : usage.rows) {
+    rows.Add({FormatTime(row.ended_us()), RequestHex(row.request_id()), row.model(), OutcomeName(row.outcome()),
+              WithSeparators(row.prompt_tokens()), WithSeparators(row.cached_tokens()),
+              WithSeparators(row.output_tokens()), FormatPico(row.amount_pico()), row.witness_state()});
+  }
+  std::string out = rows.Render();
+  if (usage.more) absl::StrAppend(&out, "… older rows: --limit N, or --json for all\n");
+  Table totals({"TOTAL", ">REQUESTS", ">PROMPT", ">CACHED", ">OUTPUT", absl::StrCat(">AMOUNT ", usage.currency)});
+  for (const v1::UsageTotals& total : usage.totals) {
+    totals.Add({total.model(), WithSeparators(total.requests()), WithSeparators(total.prompt_tokens()),
+                WithSeparators(total.cached_tokens()), WithSeparators(total.output_tokens()),
+                FormatPico(total.amount_pico())});
+  }
+  absl::StrAppend(&out, "\n", totals.Render());
+  return out;
+}
+
+absl::StatusOr<int> ShowUsage(const MoneyOptions& options, const Invocation& invocation) {
+  v1::QueryUsageRequest request;
+  request.set_party_name(options.tenant);
+  GANTRY_RETURN_IF_ERROR(SetRange(options.period, &request));
+  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
+  const uint32_t limit = options.limit == 0 && !options.json ? kUsageRowsDefault : options.limit;
+  GANTRY_ASSIGN_OR_RETURN(const Usage usage, ReadUsage(client, std::move(request), limit));
+  if (options.json) {
+    *invocation.out << UsageJson(options.tenant, usage).dump(2) << "\n";
+  } else {
+    *invocation.out << UsageText(usage);
+  }
+  return 0;
+}
+
+absl::StatusOr<int> ShowInvoice(const MoneyOptions& options, const Invocation& invocation) {
+  v1::GetInvoiceRequest request;
+  request.set_party_name(options.tenant);
+  request.set_period(options.period.empty() ? absl::FormatTime("%Y-%m", absl::Now(), absl::UTCTimeZone())
+                                            : options.period);
+  // Refused here in the same words as everywhere.
+  v1::QueryUsageRequest range;
+  GANTRY_RETURN_IF_ERROR(SetRange(request.period(), &range));
+  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
+  v1::Invoice invoice;
+  if (options.finalize) {
+    v1::FinalizeInvoiceRequest finalize;
+    finalize.set_party_name(request.party_name());
+    finalize.set_period(request.period());
+    GANTRY_ASSIGN_OR_RETURN(invoice, client.CallOnce(&Admin::FinalizeInvoice, finalize, options.idempotency_key));
+  } else {
+    GANTRY_ASSIGN_OR_RETURN(invoice, client.Call(&Admin::GetInvoice, request));
+  }
+  *invocation.out << (options.format == "csv" ? billing::InvoiceCsv(invoice) : billing::InvoiceJson(invoice));
+  return 0;
+}
+
+}  // namespace
+
+void AddMoneyCommands(CLI::App& app, Invocation& invocation) {
+  auto options = std::make_shared<MoneyOptions>();
+
+  CLI::App* topup = AddCommand(app, invocation, "topup", "credit a tenant",
+                               "gantry topup --tenant acme 25\n"
+                               "gantry topup --tenant acme 12.50 --reference \"wire 2026-07-14\"",
+                               [=, &invocation] { return TopUp(*options, invocation); });
+  topup->add_option("--tenant", options->tenant, "who is credited")->required()->type_name("T");
+  topup->add_option("AMOUNT", options->amount, "in the tenant's currency, at most 6 decimals")->required();
+  topup->add_option("--reference", options->reference, "of the payment, at most 140 bytes")->type_name("TEXT");
+  AddIdempotencyKey(*topup, &options->idempotency_key);
+
+  CLI::App* usage = AddCommand(app, invocation, "usage", "what a tenant has used, newest first",
+                               "gantry usage --tenant acme\ngantry usage --tenant acme --period 2026-07 --json",
+                               [=, &invocation] { return ShowUsage(*options, invocation); });
+  usage->add_option("--tenant", options->tenant, "whose usage")->required()->type_name("T");
+  usage->add_option("--period", options->period, "one month, YYYY-MM in UTC; default: all")->type_name("YYYY-MM");
+  usage->add_option("--limit", options->limit, "rows at most; default: 20, with --json all")->type_name("N");
+  usage->add_flag("--json", options->json, "as JSON");
+
+  CLI::App* invoice = AddCommand(app, invocation, "invoice", "a month's bill; a draft until it is finalised",
+                                 "gantry invoice --tenant acme\n"
+                                 "gantry invoice --tenant acme --period 2026-07 --format csv > acme-2026-07.csv\n"
+                                 "gantry invoice --tenant acme --period 2026-07 --finalize",
+                                 [=, &invocation] { return ShowInvoice(*options, invocation); });
+  invoice->add_option("--tenant", options->tenant, "whose bill")->required()->type_name("T");
+  invoice->add_option("--period", options->period, "YYYY-MM in UTC; default: this month")->type_name("YYYY-MM");
+  invoice->add_option("--format", options->format, "json or csv; default: json")
+      ->type_name("F")
+      ->check(CLI::IsMember({"json", "csv"}));
+  invoice->add_flag("--finalize", options->finalize,
+                    "give it its number; the month must be over, and nothing changes after");
+  AddIdempotencyKey(*invoice, &options->idempotency_key);
+}
+
+}  // namespace gantry::cli

@@ -1,0 +1,165 @@
+// gantry tenant …: who may call, and what they have.
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+#include "services/cli/admin_client.h"
+#include "services/cli/command.h"
+#include "services/cli/money.h"
+#include "services/cli/table.h"
+
+namespace gantry::cli {
+namespace {
+
+using Admin = v1::BillingAdmin::Stub;
+
+struct TenantOptions {
+  std::string name, legal_name, currency, credit_limit, idempotency_key;
+  bool json = false;
+};
+
+const char* KindName(v1::PartyKind kind) {
+  switch (kind) {
+    case v1::PARTY_KIND_HOUSE:
+      return "house";
+    case v1::PARTY_KIND_RESELLER:
+      return "reseller";
+    case v1::PARTY_KIND_TENANT:
+      return "tenant";
+    case v1::PARTY_KIND_PEER:
+      return "peer";
+    default:
+      return "unknown";
+  }
+}
+
+const char* StatusName(v1::PartyStatus status) {
+  switch (status) {
+    case v1::PARTY_STATUS_ACTIVE:
+      return "active";
+    case v1::PARTY_STATUS_SUSPENDED:
+      return "suspended";
+    case v1::PARTY_STATUS_CLOSED:
+      return "closed";
+    default:
+      return "unknown";
+  }
+}
+
+absl::StatusOr<int> CreateTenant(const TenantOptions& options, const Invocation& invocation) {
+  v1::CreatePartyRequest request;
+  request.set_kind(v1::PARTY_KIND_TENANT);
+  request.set_name(options.name);
+  request.set_legal_name(options.legal_name.empty() ? options.name : options.legal_name);
+  request.set_currency(options.currency);
+  if (!options.credit_limit.empty()) {
+    GANTRY_ASSIGN_OR_RETURN(const int64_t micro, ParseMicro(options.credit_limit));
+    request.set_credit_limit_micro(micro);
+  }
+  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
+  GANTRY_ASSIGN_OR_RETURN(const v1::Party party,
+                          client.CallOnce(&Admin::CreateParty, request, options.idempotency_key));
+  *invocation.out << "tenant " << party.name() << " created, currency " << party.currency() << "\n";
+  return 0;
+}
+
+absl::StatusOr<std::vector<std::pair<v1::Party, v1::Balance>>> AllParties(const AdminClient& client) {
+  std::vector<std::pair<v1::Party, v1::Balance>> all;
+  v1::ListPartiesRequest request;
+  request.set_page_size(1000);
+  do {
+    GANTRY_ASSIGN_OR_RETURN(const v1::ListPartiesResponse page, client.Call(&Admin::ListParties, request));
+    for (int i = 0; i < page.parties_size(); ++i) {
+      all.emplace_back(page.parties(i), i < page.balances_size() ? page.balances(i) : v1::Balance());
+    }
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  return all;
+}
+
+absl::StatusOr<int> ListTenants(const TenantOptions& options, const Invocation& invocation) {
+  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
+  GANTRY_ASSIGN_OR_RETURN(const auto parties, AllParties(client));
+  if (options.json) {
+    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+    for (const auto& [party, balance] : parties) {
+      list.push_back({{"name", party.name()},
+                      {"kind", KindName(party.kind())},
+                      {"legal_name", party.legal_name()},
+                      {"status", StatusName(party.status())},
+                      {"currency", party.currency()},
+                      {"posted_micro", balance.posted_micro()},
+                      {"held_micro", balance.held_micro()},
+                      {"available_micro", balance.available_micro()},
+                      {"credit_limit_micro", party.credit_limit_micro()},
+                      {"created", FormatTimeJson(party.created_us())}});
+    }
+    *invocation.out << list.dump(2) << "\n";
+    return 0;
+  }
+  Table table({"NAME", "KIND", "STATUS", ">BALANCE", ">HELD", ">AVAILABLE", "CURRENCY", "SINCE (UTC)"});
+  for (const auto& [party, balance] : parties) {
+    table.Add({party.name(), KindName(party.kind()), StatusName(party.status()), FormatMicro(balance.posted_micro()),
+               FormatMicro(balance.held_micro()), FormatMicro(balance.available_micro()), party.currency(),
+               FormatTime(party.created_us())});
+  }
+  *invocation.out << table.Render();
+  return 0;
+}
+
+absl::StatusOr<int> SetStatus(const TenantOptions& options, v1::PartyStatus status, const Invocation& invocation) {
+  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
+  GANTRY_ASSIGN_OR_RETURN(const auto parties, AllParties(client));
+  for (const auto& [party, balance] : parties) {
+    if (party.name() != options.name) continue;
+    v1::SetPartyStatusRequest request;
+    request.set_party_id(party.party_id());
+    request.set_status(status);
+    GANTRY_ASSIGN_OR_RETURN(const v1::Party changed,
+                            client.CallOnce(&Admin::SetPartyStatus, request, options.idempotency_key));
+    *invocation.out << "tenant " << changed.name() << " is " << StatusName(changed.status()) << "\n";
+    return 0;
+  }
+  return absl::NotFoundError(
+      absl::StrCat("there is no tenant `", options.name, "`; `gantry tenant list` shows those there are"));
+}
+
+}  // namespace
+
+void AddTenantCommands(CLI::App& app, Invocation& invocation) {
+  auto options = std::make_shared<TenantOptions>();
+  CLI::App* group = AddGroup(app, "tenant", "who may call, and what they have");
+
+  CLI::App* create = AddCommand(*group, invocation, "create", "add a tenant",
+                                "gantry tenant create acme --legal-name \"Acme GmbH\"\n"
+                                "gantry topup --tenant acme 25\n"
+                                "gantry key create --tenant acme",
+                                [=, &invocation] { return CreateTenant(*options, invocation); });
+  create->add_option("NAME", options->name, "1 to 64 of a-z, 0-9 and -")->required();
+  create->add_option("--legal-name", options->legal_name, "as invoices show it; default: NAME")->type_name("TEXT");
+  create->add_option("--currency", options->currency, "ISO 4217; default: the house's")->type_name("CODE");
+  create->add_option("--credit-limit", options->credit_limit, "how far below zero the balance may go; default: prepaid")
+      ->type_name("AMOUNT");
+  AddIdempotencyKey(*create, &options->idempotency_key);
+
+  CLI::App* list = AddCommand(*group, invocation, "list", "parties with their balances",
+                              "gantry tenant list\ngantry tenant list --json",
+                              [=, &invocation] { return ListTenants(*options, invocation); });
+  list->add_flag("--json", options->json, "as JSON");
+
+  const struct {
+    const char* name;
+    const char* summary;
+    v1::PartyStatus status;
+  } changes[] = {{"suspend", "end a tenant's streams and refuse new ones", v1::PARTY_STATUS_SUSPENDED},
+                 {"activate", "let a suspended tenant in again", v1::PARTY_STATUS_ACTIVE}};
+  for (const auto& change : changes) {
+    CLI::App* command = AddCommand(
+        *group, invocation, change.name, change.summary, absl::StrCat("gantry tenant ", change.name, " acme"),
+        [=, &invocation, status = change.status] { return SetStatus(*options, status, invocation); });
+    command->add_option("NAME", options->name, "the tenant")->required();
+    AddIdempotencyKey(*command, &options->idempotency_key);
+  }
+}
+
+}  // namespace gantry::cli
