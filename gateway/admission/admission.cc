@@ -66,7 +66,11 @@ void Permit::OnRevoked(std::function<void()> wake) {
 }
 
 bool Permit::ExtendOutput(uint64_t tokens) {
-  return hold_->Extend(prices_.CostMicro(0, 0, tokens));
+  return hold_->Extend(prices_.OutputMicro(tokens));
+}
+
+void Permit::SettleFailed() {
+  hold_->Settle(0);
 }
 
 void Permit::Settle(uint64_t prompt_tokens, uint64_t cached_tokens, uint64_t output_tokens) {
@@ -149,11 +153,10 @@ std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admission::Admit(con
   const uint64_t first_output = request.choices * std::min<uint64_t>(request.max_tokens, kCreditTokens);
   const uint64_t hold_tokens = request.prompt_tokens + first_output;
   // A hold of nothing has no id that billing would know; one micro-unit is the least there is.
-  const int64_t hold_micro = std::max<int64_t>(1, prices->CostMicro(request.prompt_tokens, 0, first_output));
+  const int64_t hold_micro = std::max<int64_t>(1, prices->HoldMicro(request.prompt_tokens, first_output));
   const int64_t extension_micro =
       request.max_tokens > kCreditTokens
-          ? prices->CostMicro(0, 0,
-                              request.choices * std::min<uint64_t>(request.max_tokens - kCreditTokens, kCreditTokens))
+          ? prices->OutputMicro(request.choices * std::min<uint64_t>(request.max_tokens - kCreditTokens, kCreditTokens))
           : 0;
 
   absl::MutexLock lock(&mu_);
@@ -161,11 +164,21 @@ std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admission::Admit(con
   std::unique_ptr<KeyState>& slot = states_[key->key_id];
   if (slot == nullptr) slot = std::make_unique<KeyState>();
   KeyState& state = *slot;
+  const auto limits = [&] {
+    LimitState out;
+    out.requests_limit = key->requests_per_minute;
+    out.requests_used = state.requests.used(now);
+    out.requests_reset = state.requests.reset(now);
+    out.tokens_limit = key->tokens_per_minute;
+    out.tokens_used = state.tokens.used(now);
+    out.tokens_reset = state.tokens.reset(now);
+    return out;
+  };
   if (key->concurrency > 0 && request.counts_as_request && state.running >= key->concurrency) {
     return Refusal{RefusalReason::kConcurrency,
                    absl::StrCat("Rate limit reached for this key on concurrent requests: limit ", key->concurrency,
                                 ", used ", state.running, ". Try again when a request has ended."),
-                   absl::Seconds(1)};
+                   absl::Seconds(1), limits()};
   }
   if (key->requests_per_minute > 0 && request.counts_as_request &&
       !state.requests.Fits(now, 1, key->requests_per_minute)) {
@@ -173,7 +186,7 @@ std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admission::Admit(con
         RefusalReason::kRequests,
         absl::StrCat("Rate limit reached for this key on requests per minute: limit ", key->requests_per_minute,
                      ", used ", state.requests.used(now), ". Resets in ", Seconds(state.requests.reset(now)), "."),
-        state.requests.reset(now)};
+        state.requests.reset(now), limits()};
   }
   if (key->tokens_per_minute > 0 && !state.tokens.Fits(now, hold_tokens, key->tokens_per_minute)) {
     return Refusal{RefusalReason::kTokens,
@@ -181,7 +194,7 @@ std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admission::Admit(con
                                 ", used ", state.tokens.used(now), ", requested ", hold_tokens, ". Resets in ",
                                 Seconds(state.tokens.reset(now)), "."),
                    // A request that is larger than the whole window never fits.
-                   hold_tokens > key->tokens_per_minute ? absl::ZeroDuration() : state.tokens.reset(now)};
+                   hold_tokens > key->tokens_per_minute ? absl::ZeroDuration() : state.tokens.reset(now), limits()};
   }
   if (key->budget_micro > 0 && state.spent_micro + hold_micro > key->budget_micro) {
     return Refusal{RefusalReason::kKeyBudget,
@@ -208,13 +221,7 @@ std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admission::Admit(con
   state.spent_micro += hold_micro;
   permit->first_hold_micro_ = hold_micro;
   state.permits.insert(permit.get());
-  LimitState& limits = permit->limits_;
-  limits.requests_limit = key->requests_per_minute;
-  limits.requests_used = state.requests.used(now);
-  limits.requests_reset = state.requests.reset(now);
-  limits.tokens_limit = key->tokens_per_minute;
-  limits.tokens_used = state.tokens.used(now);
-  limits.tokens_reset = state.tokens.reset(now);
+  permit->limits_ = limits();
   active_.fetch_add(1, std::memory_order_relaxed);
   return permit;
 }

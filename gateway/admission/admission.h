@@ -46,17 +46,18 @@ enum class RefusalReason {
 };
 const char* RefusalName(RefusalReason reason);  // metric label: "requests", "funds", …
 
-struct Refusal {
-  RefusalReason reason;
-  std::string message;                                // names limit, size, use and reset where there are such
-  absl::Duration retry_after = absl::ZeroDuration();  // zero: retrying does not help by itself
-};
-
 // Limits of the key as they stand after a decision; a limit of 0 does not exist.
 struct LimitState {
   uint64_t requests_limit = 0, requests_used = 0;
   uint64_t tokens_limit = 0, tokens_used = 0;
   absl::Duration requests_reset, tokens_reset;
+};
+
+struct Refusal {
+  RefusalReason reason;
+  std::string message;                                // names limit, size, use and reset where there are such
+  absl::Duration retry_after = absl::ZeroDuration();  // zero: retrying does not help by itself
+  LimitState limits;                                  // as they are, for refusals by a limit
 };
 
 class Admission;
@@ -81,6 +82,8 @@ class Permit {
   bool ExtendOutput(uint64_t tokens);
   // Ends the hold with what was delivered. Call at most once; without it the hold is void.
   void Settle(uint64_t prompt_tokens, uint64_t cached_tokens, uint64_t output_tokens);
+  // The same for a request of which nothing was delivered: it costs nothing, but a record of it is on its way.
+  void SettleFailed();
 
  private:
   friend class Admission;

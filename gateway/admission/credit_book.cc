@@ -6,13 +6,16 @@
 
 #include "engine/base/check.h"
 #include "gantry/v1/billing.pb.h"
+#include "gateway/admission/orphan_slices.h"
 #include "services/common/log.h"
 
 namespace gantry::gateway {
 namespace {
 constexpr double kLifeSpent = 0.9;                             // R9
 constexpr absl::Duration kBackgroundPause = absl::Seconds(5);  // after billing said no
-constexpr int64_t kMaxSliceMicro = 1'000'000'000'000'000;      // 10^9 units: past any honest balance
+// A grant whose answer was lost may still be on its way through billing for so long.
+constexpr absl::Duration kLostGrantSettles = absl::Seconds(10);
+constexpr int64_t kMaxSliceMicro = 1'000'000'000'000'000;  // 10^9 units: past any honest balance
 }  // namespace
 
 std::shared_ptr<CreditBook> CreditBook::Create(Options options, CreditClient* client) {
@@ -77,7 +80,7 @@ std::unique_ptr<CreditBook::Hold> CreditBook::Draw(const Id16& party_id, int64_t
     const absl::Duration now = options_.monotonic();
     Slice* best = nullptr;
     for (Slice& slice : it->second.slices) {
-      if (slice.retired || now >= slice.spend_until) continue;
+      if (slice.retired || now >= slice.draw_until) continue;
       if (slice.free() - slice.extensions < micro + extension_micro) continue;
       if (best == nullptr || slice.free() - slice.extensions > best->free() - best->extensions) best = &slice;
     }
@@ -97,7 +100,7 @@ bool CreditBook::WantsMoreLocked(const Party& party) const {
   const absl::Duration now = options_.monotonic();
   int64_t usable = 0;
   for (const Slice& slice : party.slices) {
-    if (!slice.retired && now < slice.spend_until) usable += std::max<int64_t>(0, slice.free());
+    if (!slice.retired && now < slice.draw_until) usable += std::max<int64_t>(0, slice.free());
   }
   return usable < options_.slice_micro / 2 && now >= party.no_background_until;
 }
@@ -150,7 +153,10 @@ void CreditBook::OnGranted(const Id16& party_id, int64_t minimum, bool consolida
     Slice slice;
     slice.id = slice_id;
     slice.granted = response->granted_micro();
-    slice.spend_until = sent + absl::Milliseconds(response->ttl_ms()) * kLifeSpent;
+    const absl::Duration life = absl::Milliseconds(response->ttl_ms()) * kLifeSpent;
+    slice.spend_until = sent + life;
+    // A life shorter than two requests is halved between drawing and growing.
+    slice.draw_until = sent + std::max(life / 2, life - options_.request_life);
     slice.retired = !written.ok();
     {
       absl::MutexLock lock(&mu_);
@@ -170,12 +176,9 @@ void CreditBook::OnGranted(const Id16& party_id, int64_t minimum, bool consolida
     });
     if (returning) return;
   }
-  // A lost answer may have granted: the slice is returned unspent under its own id, which is harmless if it never was.
   if (absl::IsDeadlineExceeded(response.status()) || absl::IsUnavailable(response.status())) {
-    v1::ReturnSliceRequest undo;
-    undo.set_slice_id(slice_id.ToBytes());
-    undo.set_close(true);
-    client_->ReturnSlice(undo, [](const absl::StatusOr<v1::ReturnSliceResponse>&) {});
+    absl::MutexLock lock(&mu_);
+    lost_grants_[slice_id] = sent;
   }
   FinishRefill(party_id, response.status());
 }
@@ -252,10 +255,36 @@ void CreditBook::Tick() {
     for (auto& [id, party] : parties_) {
       for (Slice& slice : party.slices) {
         if (now >= slice.spend_until || slice.free() <= 0) slice.retired = true;
+        // Nothing can be drawn and nothing that runs needs it.
+        if (now >= slice.draw_until && slice.open_holds == 0) slice.retired = true;
       }
     }
   }
   CloseFinished();
+  UndoLostGrants();
+}
+
+// Returned unspent under its own id, which is harmless if the grant never was. Tried until billing has answered, and
+// once more after every grant that was still under way must have been done.
+void CreditBook::UndoLostGrants() {
+  std::vector<std::pair<Id16, absl::Duration>> lost;
+  {
+    absl::MutexLock lock(&mu_);
+    lost.assign(lost_grants_.begin(), lost_grants_.end());
+  }
+  for (const auto& [slice_id, sent] : lost) {
+    v1::ReturnSliceRequest undo;
+    undo.set_slice_id(slice_id.ToBytes());
+    undo.set_close(true);
+    client_->ReturnSlice(undo, [self = shared_from_this(), id = slice_id,
+                                asked = sent](const absl::StatusOr<v1::ReturnSliceResponse>& response) {
+      const bool never_was =
+          absl::IsNotFound(response.status()) && self->options_.monotonic() > asked + kLostGrantSettles;
+      if (!response.ok() && !never_was) return;
+      absl::MutexLock lock(&self->mu_);
+      self->lost_grants_.erase(id);
+    });
+  }
 }
 
 void CreditBook::ReturnAll() {
@@ -290,8 +319,7 @@ void CreditBook::CloseFinished() {
     const Id16 slice_id = *Id16::FromBytes(request.slice_id());
     client_->ReturnSlice(
         request, [self = shared_from_this(), slice_id](const absl::StatusOr<v1::ReturnSliceResponse>& response) {
-          const bool over = response.ok() || absl::IsNotFound(response.status()) ||
-                            absl::IsFailedPrecondition(response.status()) || absl::IsInvalidArgument(response.status());
+          const bool over = ClosingIsOver(response.status());
           if (!response.ok()) {
             Log(LogLevel::kWarning, "returning a slice failed",
                 {{"slice", slice_id.ToHex()}, {"error", response.status().message()}, {"again", !over}});

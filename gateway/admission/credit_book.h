@@ -2,7 +2,8 @@
 //
 // A *slice* belongs to one tenant; a *hold* is drawn from one slice and stays with it, since the usage record names
 // both. Invariants, per slice: spent + held + returned <= granted; all four only grow, but held. Slices are spent until
-// 90 % of their life on the monotonic clock counted from sending the request (R9); holds drawn before that live on.
+// 90 % of their life on the monotonic clock counted from sending the request (R9); holds drawn before that live on, but
+// do not grow: new holds are therefore drawn only while the slice lives on for as long as a request may take.
 // Extensions go before admissions: a new hold must leave one extension for every hold that may still grow (R7).
 //
 // New slices are asked for in the background when less than half of one is left, so that no request waits for billing
@@ -50,6 +51,7 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
     Id16 gateway_id;
     uint64_t gateway_epoch = 0;
     int64_t slice_micro = 1'000'000;
+    absl::Duration request_life = absl::Minutes(10);  // longest request
     std::function<absl::Duration()> monotonic;
     // Writes the slice down (spool) before anything is spent from it: after a crash it must be returned. An error
     // refuses the slice. Null: nothing is written.
@@ -98,7 +100,7 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
   // Billing has taken a record that names this slice.
   void RecordAcked(const Id16& slice);
 
-  // Once a second: closes slices whose time is over.
+  // Once a second: closes slices whose time is over, and undoes grants whose answer was lost.
   void Tick();
   // Gives back everything that is not held or spent; at shutdown, when no request runs any more.
   void ReturnAll();
@@ -123,10 +125,11 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
     int64_t spent = 0;
     int64_t returned = 0;
     int open_holds = 0;
-    int unacked = 0;  // records on their way
-    absl::Duration spend_until;
-    bool retired = false;  // nothing is drawn from it any more
-    bool closing = false;  // the closing RPC is on its way
+    int unacked = 0;             // records on their way
+    absl::Duration draw_until;   // new holds
+    absl::Duration spend_until;  // extensions
+    bool retired = false;        // nothing is drawn from it any more
+    bool closing = false;        // the closing RPC is on its way
     int64_t free() const { return granted - held - spent - returned; }
   };
   struct Waiter {
@@ -152,12 +155,15 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
   bool ReturnFree(const Id16& party_id, std::function<void()> done);
   void RefillAhead(const Id16& party_id);
   void CloseFinished();
+  void UndoLostGrants();
 
   const Options options_;
   CreditClient* const client_;
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Id16, Party> parties_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Id16, Id16> party_of_slice_ ABSL_GUARDED_BY(mu_);
+  // Slices that billing may have granted without our knowing, and when they were asked for.
+  absl::flat_hash_map<Id16, absl::Duration> lost_grants_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace gantry::gateway

@@ -10,13 +10,29 @@ namespace gantry::gateway {
 PriceTable::PriceTable() = default;
 PriceTable::~PriceTable() = default;
 
-int64_t Prices::CostMicro(uint64_t prompt_tokens, uint64_t cached_tokens, uint64_t output_tokens) const {
-  using Wide = __int128;
-  const uint64_t computed = prompt_tokens - std::min(prompt_tokens, cached_tokens);
-  Wide pico = static_cast<Wide>(computed) * input + static_cast<Wide>(cached_tokens) * cached +
-              static_cast<Wide>(output_tokens) * output + static_cast<Wide>(request);
-  Wide micro = (pico + 999'999) / 1'000'000;
+namespace {
+
+__extension__ using Wide = __int128;
+
+int64_t MicroRoundedUp(Wide pico) {
+  const Wide micro = (pico + 999'999) / 1'000'000;
   return micro > INT64_MAX ? INT64_MAX : static_cast<int64_t>(micro);
+}
+
+}  // namespace
+
+int64_t Prices::CostMicro(uint64_t prompt_tokens, uint64_t cached_tokens, uint64_t output_tokens) const {
+  const uint64_t computed = prompt_tokens - std::min(prompt_tokens, cached_tokens);
+  return MicroRoundedUp(static_cast<Wide>(computed) * input + static_cast<Wide>(cached_tokens) * cached +
+                        static_cast<Wide>(output_tokens) * output + static_cast<Wide>(request));
+}
+
+int64_t Prices::HoldMicro(uint64_t prompt_tokens, uint64_t output_tokens) const {
+  return CostMicro(prompt_tokens, cached > input ? prompt_tokens : 0, output_tokens);
+}
+
+int64_t Prices::OutputMicro(uint64_t tokens) const {
+  return MicroRoundedUp(static_cast<Wide>(tokens) * output);
 }
 
 uint64_t PriceTable::Apply(const v1::PriceEvent& event) {

@@ -29,6 +29,10 @@ struct Prices {
 
   // Rounded up to whole micro-units: what must be held so that the exact amount fits. Saturates at INT64_MAX.
   int64_t CostMicro(uint64_t prompt_tokens, uint64_t cached_tokens, uint64_t output_tokens) const;
+  // The most that a request can cost, whatever part of its prompt turns out to be cached.
+  int64_t HoldMicro(uint64_t prompt_tokens, uint64_t output_tokens) const;
+  // Further output of a request that is held already.
+  int64_t OutputMicro(uint64_t tokens) const;
 };
 
 class PriceTable {

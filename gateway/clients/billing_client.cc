@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -35,38 +36,66 @@ class Credit final : public CreditClient {
  public:
   explicit Credit(const std::shared_ptr<grpc::Channel>& channel) : stub_(v1::Credit::NewStub(channel)) {}
 
+  // Calls that are under way end now, their callbacks included: what those use may go after this.
+  ~Credit() override {
+    std::unique_lock lock(mu_);
+    stopping_ = true;
+    for (grpc::ClientContext* context : calls_) context->TryCancel();
+    idle_.wait(lock, [this] { return calls_.empty(); });
+  }
+
   void GrantSlice(const v1::GrantSliceRequest& request,
                   std::function<void(absl::StatusOr<v1::GrantSliceResponse>)> done) override {
-    auto call = std::make_shared<Call<v1::GrantSliceRequest, v1::GrantSliceResponse>>(request, std::move(done));
-    stub_->async()->GrantSlice(&call->context, &call->request, &call->response,
-                               [call](const grpc::Status& status) { call->Finish(status); });
+    Start(request, std::move(done), [this](auto* call, auto finish) {
+      stub_->async()->GrantSlice(&call->context, &call->request, &call->response, std::move(finish));
+    });
   }
   void ReturnSlice(const v1::ReturnSliceRequest& request,
                    std::function<void(absl::StatusOr<v1::ReturnSliceResponse>)> done) override {
-    auto call = std::make_shared<Call<v1::ReturnSliceRequest, v1::ReturnSliceResponse>>(request, std::move(done));
-    stub_->async()->ReturnSlice(&call->context, &call->request, &call->response,
-                                [call](const grpc::Status& status) { call->Finish(status); });
+    Start(request, std::move(done), [this](auto* call, auto finish) {
+      stub_->async()->ReturnSlice(&call->context, &call->request, &call->response, std::move(finish));
+    });
   }
 
  private:
   template <typename Request, typename Response>
   struct Call {
-    Call(const Request& r, std::function<void(absl::StatusOr<Response>)> d) : request(r), done(std::move(d)) {
-      context.set_deadline(std::chrono::system_clock::now() + kCreditTimeout);
-    }
-    void Finish(const grpc::Status& status) {
-      if (status.ok()) {
-        done(std::move(response));
-      } else {
-        done(FromGrpcStatus(status));
-      }
-    }
     grpc::ClientContext context;
     Request request;
     Response response;
     std::function<void(absl::StatusOr<Response>)> done;
   };
+
+  template <typename Request, typename Response, typename Send>
+  void Start(const Request& request, std::function<void(absl::StatusOr<Response>)> done, Send send) {
+    auto call = std::make_shared<Call<Request, Response>>();
+    call->request = request;
+    call->done = std::move(done);
+    call->context.set_deadline(std::chrono::system_clock::now() + kCreditTimeout);
+    bool stopping = false;
+    {
+      std::lock_guard lock(mu_);
+      stopping = stopping_;
+      if (!stopping) calls_.insert(&call->context);
+    }
+    if (stopping) return call->done(absl::CancelledError("the gateway is stopping"));
+    send(call.get(), [this, call](const grpc::Status& status) {
+      if (status.ok()) {
+        call->done(std::move(call->response));
+      } else {
+        call->done(FromGrpcStatus(status));
+      }
+      std::lock_guard lock(mu_);
+      calls_.erase(&call->context);
+      if (calls_.empty()) idle_.notify_all();
+    });
+  }
+
   std::unique_ptr<v1::Credit::Stub> stub_;
+  std::mutex mu_;
+  std::condition_variable idle_;
+  std::set<grpc::ClientContext*> calls_;  // guarded by mu_
+  bool stopping_ = false;                 // guarded by mu_
 };
 
 // A thread that opens a stream, works on it until it breaks, and opens the next.
@@ -77,13 +106,16 @@ class StreamThread {
       : name_(std::move(name)), work_(std::move(work)), thread_([this] { Loop(); }) {}
   ~StreamThread() { Stop(); }
 
-  void Stop() {
+  void BeginStop() {
     {
       std::lock_guard lock(mu_);
       stopping_ = true;
       if (context_ != nullptr) context_->TryCancel();
     }
     wake_.notify_all();
+  }
+  void Stop() {
+    BeginStop();
     if (thread_.joinable()) thread_.join();
   }
   bool stopping() const {
@@ -177,6 +209,7 @@ class Streams final : public BillingStreams {
 
   ~Streams() override {
     journal_->OnReady(nullptr);
+    usage_thread_->BeginStop();
     {
       std::lock_guard lock(ready_mu_);
       stopping_ = true;

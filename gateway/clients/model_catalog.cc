@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 #include <openssl/sha.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <map>
@@ -27,6 +28,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kPollInterval = std::chrono::seconds(2);
+// While nothing is known: the stack is starting, and somebody waits for it.
+constexpr auto kFirstPollInterval = std::chrono::milliseconds(50);
 constexpr auto kRefreshInterval = std::chrono::milliseconds(200);
 constexpr auto kCallTimeout = std::chrono::seconds(5);
 constexpr auto kBlobTimeout = std::chrono::seconds(30);
@@ -85,7 +88,8 @@ class RouterCatalog final : public ModelCatalog {
       }
       for (auto& done : waiting) done();
       std::unique_lock lock(mu_);
-      wake_.wait_for(lock, kPollInterval, [this] { return stopping_ || !waiting_.empty(); });
+      wake_.wait_for(lock, models_.empty() ? kFirstPollInterval : kPollInterval,
+                     [this] { return stopping_ || !waiting_.empty(); });
       if (stopping_) return;
     }
   }
@@ -186,6 +190,9 @@ absl::StatusOr<std::shared_ptr<const Model>> MakeModel(const v1::ModelCard& card
     return absl::InvalidArgumentError(absl::StrCat(card.name(), ": context_tokens is ", card.context_tokens()));
   if (card.stop_ids_size() > 0) {
     model->eos_token = std::string(model->tokenizer->TokenBytes(static_cast<engine::TokenId>(card.stop_ids(0))));
+  }
+  for (int id = 0; id < model->tokenizer->size(); ++id) {
+    model->longest_token_bytes = std::max(model->longest_token_bytes, model->tokenizer->TokenBytes(id).size());
   }
   return model;
 }

@@ -1,6 +1,6 @@
 // The models that can be asked for: cards from the router, tokenizers and templates from blobs named by their hash.
 //
-// Asks the router every 2 s, and at once when somebody names a model it does not know (at most every 200 ms). A model
+// Asks the router every 2 s (every 50 ms until there is a first model), and at once when somebody names a model it does not know (at most every 200 ms). A model
 // once seen stays: while no worker has it, requests for it are refused as unavailable, not as unknown. Thread-safe.
 #pragma once
 
@@ -28,6 +28,7 @@ struct Model {
   std::shared_ptr<const engine::text::Tokenizer> tokenizer;
   std::shared_ptr<const engine::text::ChatTemplate> chat_template;  // null: the model has none
   std::string eos_token;                                            // text of the first stop id
+  size_t longest_token_bytes = 1;                                   // of the vocabulary
 };
 
 class ModelCatalog {

@@ -153,6 +153,8 @@ absl::Status UsageJournal::Recover(std::vector<SpoolRecord> replayed, std::vecto
     absl::MutexLock lock(&mu_);
     slice_sequences_[slice.id] = sequence;
     orphans->push_back(slice);
+    orphans->back().records = static_cast<uint32_t>(std::count_if(
+        appended.begin(), appended.end(), [&](const auto& entry) { return entry.first.slice_id() == id; }));
   }
   if (!appended.empty() || !slices.empty()) all_done.WaitForNotification();
   if (!status.ok()) return status;

@@ -35,6 +35,7 @@ class UsageJournal : public std::enable_shared_from_this<UsageJournal> {
     Id16 id;
     Id16 party;
     int64_t granted_micro = 0;
+    uint32_t records = 0;  // of orphans: records that name it and wait for billing
   };
 
   // `file_system` outlives the journal. `orphans` gets the slices of earlier processes that were not closed. Errors:

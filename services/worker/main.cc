@@ -3,18 +3,14 @@
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/registry.h>
-#include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "engine/base/mapped_file.h"
 #include "engine/base/status_macros.h"
 #include "services/common/config.h"
+#include "services/common/instance.h"
 #include "services/common/lifecycle.h"
 #include "services/common/log.h"
 #include "services/common/metrics.h"
@@ -24,34 +20,6 @@
 
 namespace gantry::worker {
 namespace {
-
-// A small file of one line, made by `make` when it is not there.
-absl::StatusOr<std::string> ReadOrMake(const std::string& path, const std::string& fresh) {
-  absl::StatusOr<std::string> text = engine::ReadSmallFile(path, 256);
-  if (text.ok()) return text;
-  std::ofstream file(path);
-  file << fresh;
-  file.close();
-  if (!file) return absl::PermissionDeniedError(absl::StrCat(path, ": cannot be written"));
-  return fresh;
-}
-
-// Larger at every start, also when the clock has gone back.
-absl::StatusOr<uint64_t> NextEpoch(const std::string& path) {
-  uint64_t last = 0;
-  if (const auto text = engine::ReadSmallFile(path, 256);
-      text.ok() && !absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &last)) {
-    return absl::DataLossError(absl::StrCat(path, ": expected a number"));
-  }
-  const uint64_t epoch = std::max(last + 1, static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())));
-  const std::string temporary = path + ".new";
-  std::ofstream file(temporary);
-  file << epoch << "\n";
-  file.close();
-  if (!file || rename(temporary.c_str(), path.c_str()) != 0)
-    return absl::PermissionDeniedError(absl::StrCat(path, ": cannot be written"));
-  return epoch;
-}
 
 // The engine's figures as metrics; counters take over what has been added since the last scrape.
 class WorkerMetrics {
@@ -110,15 +78,9 @@ struct Options {
 };
 
 absl::Status Run(const Options& options, Lifecycle* lifecycle) {
-  std::error_code error;
-  std::filesystem::create_directories(options.state_dir, error);
-  if (error)
-    return absl::PermissionDeniedError(absl::StrCat(options.state_dir, ": cannot be created: ", error.message()));
   GANTRY_ASSIGN_OR_RETURN(Identity identity, LoadIdentity("worker", options.rpc.identity_dir));
   identity.tls = options.rpc.tls;
-  GANTRY_ASSIGN_OR_RETURN(const std::string id_text, ReadOrMake(options.state_dir + "/id", NewTimeOrderedId().ToHex()));
-  GANTRY_ASSIGN_OR_RETURN(const Id16 worker_id, Id16::FromHex(absl::StripAsciiWhitespace(id_text)));
-  GANTRY_ASSIGN_OR_RETURN(const uint64_t epoch, NextEpoch(options.state_dir + "/epoch"));
+  GANTRY_ASSIGN_OR_RETURN(const Instance instance, LoadInstance(options.state_dir));
 
   engine::EngineOptions engine_options;
   engine_options.model_path = options.model;
@@ -139,8 +101,8 @@ absl::Status Run(const Options& options, Lifecycle* lifecycle) {
       WitnessSender::Start({.state_dir = options.state_dir,
                             .billing = options.billing,
                             .identity = identity,
-                            .worker_id = worker_id.ToBytes(),
-                            .epoch = epoch,
+                            .worker_id = instance.id.ToBytes(),
+                            .epoch = instance.epoch,
                             .model = served,
                             .durability = options.durability == "write" ? Durability::kWrite : Durability::kFsync}));
   OrphanReaper reaper;
@@ -148,7 +110,7 @@ absl::Status Run(const Options& options, Lifecycle* lifecycle) {
                                 .witness = witness.get(),
                                 .reaper = &reaper,
                                 .model = served,
-                                .worker_id = worker_id.ToBytes(),
+                                .worker_id = instance.id.ToBytes(),
                                 .numerics_id = engine->card().numerics_id};
   InferenceService inference(&context, &files);
   std::unique_ptr<AttachClient> attach;
@@ -167,8 +129,8 @@ absl::Status Run(const Options& options, Lifecycle* lifecycle) {
   GANTRY_ASSIGN_OR_RETURN(const auto server, RpcServer::Start(options.rpc, {&inference, process.get()}));
 
   AttachOptions attach_options{.router = options.router, .identity = identity};
-  attach_options.hello.set_worker_id(worker_id.ToBytes());
-  attach_options.hello.set_epoch(epoch);
+  attach_options.hello.set_worker_id(instance.id.ToBytes());
+  attach_options.hello.set_epoch(instance.epoch);
   attach_options.hello.set_address(server->address());
   *attach_options.hello.add_models() = files.card;
   attach = std::make_unique<AttachClient>(std::move(attach_options), engine.get());
