@@ -1,7 +1,8 @@
 // The models that can be asked for: cards from the router, tokenizers and templates from blobs named by their hash.
 //
-// Asks the router every 2 s (every 50 ms until there is a first model), and at once when somebody names a model it does not know (at most every 200 ms). A model
-// once seen stays: while no worker has it, requests for it are refused as unavailable, not as unknown. Thread-safe.
+// Asks the router every 2 s (every 50 ms until there is a first model), and at once when somebody names a model it does
+// not know (at most every 200 ms). A model once seen stays: while no worker has it, requests for it are refused as
+// unavailable, not as unknown. Thread-safe.
 #pragma once
 
 #include <functional>
