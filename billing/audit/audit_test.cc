@@ -1,0 +1,91 @@
+#include "billing/audit/audit.h"
+
+#include <gtest/gtest.h>
+
+#include "billing/catalog/admin_log.h"
+#include "billing/invoice/invoice.h"
+#include "billing/testing/books.h"
+
+namespace gantry::billing {
+namespace {
+
+// Books in which something of everything has happened.
+void Live(Books& books) {
+  const Id16 slice = books.Slice(5'000'000);
+  for (int i = 0; i < 3; ++i) {
+    v1::UsageRecord record = books.Record(slice, 1234, 567);
+    books.Append(record);
+    books.Append(books.Witness(record, 567));
+  }
+  books.Do([&](Database& db) {
+    v1::SetPartyStatusRequest request;
+    return Once(db,
+                {.method = "SetPartyStatus",
+                 .idempotency_key = "k",
+                 .object = "demo",
+                 .now_us = books.now_us(),
+                 .request = &request},
+                &request, [] { return absl::OkStatus(); });
+  });
+  books.Advance(40ll * 86'400'000'000);
+  books.Do([&](Database& db) {
+    v1::FinalizeInvoiceRequest request;
+    request.set_party_name("demo");
+    request.set_period("2026-11");
+    return FinalizeInvoice(db, request, books.now_us()).status();
+  });
+}
+
+TEST(Audit, HoldsForBooksThatNobodyTouched) {
+  Books books;
+  Live(books);
+  v1::AuditReport report = books.Audited();
+  EXPECT_TRUE(report.ok()) << report.DebugString();
+  EXPECT_EQ(report.open_items(), 0u);
+  EXPECT_EQ(report.checks_size(), 13);
+}
+
+TEST(Audit, HoldsForEmptyBooks) {
+  Books books;
+  EXPECT_TRUE(books.Audited().ok());
+}
+
+TEST(Audit, NoticesEveryKindOfTampering) {
+  struct Case {
+    const char* sql;
+    const char* check;
+  };
+  for (const Case& c : std::vector<Case>{
+           {"UPDATE account SET credit_micro = credit_micro + 1 WHERE type = 'prepaid'", "accounts = transfers"},
+           {"UPDATE account SET credit_micro = credit_micro + 1 WHERE type = 'prepaid'", "debits = credits"},
+           {"UPDATE account SET held_micro = held_micro - 1 WHERE type = 'prepaid'",
+            "held = open slices + pending holds"},
+           {"UPDATE account SET held_micro = 11000000 WHERE type = 'prepaid'", "no overdraft"},
+           {"UPDATE account SET residue_pico = residue_pico + 1 WHERE type = 'prepaid'", "ledger + residue = usage"},
+           {"DELETE FROM usage_event WHERE seq = 3", "ledger + residue = usage"},
+           {"DELETE FROM usage_event WHERE seq = 2", "usage chain"},
+           {"UPDATE usage_event SET output_tokens = output_tokens - 1 WHERE seq = 1", "usage x price = amount"},
+           {"UPDATE usage_event SET output_tokens = output_tokens - 1 WHERE seq = 1", "usage chain"},
+           {"UPDATE usage_event SET model = 'other' WHERE seq = 1", "usage chain"},
+           {"UPDATE transfer SET booked_us = booked_us - 1 WHERE seq = 2", "transfer chain"},
+           {"DELETE FROM transfer WHERE seq = 1", "transfer chain"},
+           {"UPDATE plan_line SET price_micro_per_m = 1 WHERE position = 0", "plan versions unchanged"},
+           {"UPDATE audit_log SET object = 'somebody else'", "audit log chain"},
+           {"UPDATE invoice SET content = x''", "invoices = usage, numbers without gaps"},
+           {"UPDATE invoice SET number = 2", "invoices = usage, numbers without gaps"},
+           {"DELETE FROM witness_match", "witnesses agree"},
+           {"UPDATE witness_match SET state = 'quarantined'", "witnesses agree"},
+       }) {
+    Books books;
+    Live(books);
+    books.Tamper(c.sql);
+    v1::AuditReport report = books.Audited();
+    EXPECT_FALSE(report.ok()) << c.sql;
+    bool noticed = false;
+    for (const v1::AuditCheck& check : report.checks()) noticed |= check.name() == c.check && !check.ok();
+    EXPECT_TRUE(noticed) << c.sql << " was not noticed by `" << c.check << "`\n" << report.DebugString();
+  }
+}
+
+}  // namespace
+}  // namespace gantry::billing

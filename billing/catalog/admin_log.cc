@@ -1,0 +1,61 @@
+#include "billing/catalog/admin_log.h"
+
+#include "absl/strings/str_cat.h"
+#include "billing/store/chain.h"
+#include "engine/base/status_macros.h"
+
+namespace gantry::billing {
+namespace {
+
+constexpr size_t kKeyLimit = 128;
+
+void AppendAuditRow(Database& db, const AdminCall& call) {
+  int64_t seq = 1;
+  std::string previous;
+  {
+    Rows last = db.Query("SELECT seq, hash FROM audit_log ORDER BY seq DESC LIMIT 1");
+    if (last.Next()) {
+      seq = last.Int(0) + 1;
+      previous = last.Text(1);
+    }
+  }
+  db.Execute("INSERT INTO audit_log (seq, at_us, actor, action, object, detail, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
+             seq, call.now_us, "admin", call.method, call.object, call.detail,
+             Blob{AuditRowHash(previous, seq, call.now_us, "admin", call.method, call.object, call.detail)});
+}
+
+}  // namespace
+
+std::string AuditRowHash(const std::string& previous, int64_t seq, int64_t at_us, const std::string& actor,
+                         const std::string& action, const std::string& object, const std::string& detail) {
+  return ChainHash(previous).Add(seq).Add(at_us).Add(actor).Add(action).Add(object).Add(detail).Finish();
+}
+
+absl::Status Once(Database& db, const AdminCall& call, google::protobuf::MessageLite* response,
+                  const std::function<absl::Status()>& run, bool* repeated) {
+  if (repeated != nullptr) *repeated = false;
+  if (call.idempotency_key.empty() || call.idempotency_key.size() > kKeyLimit) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("idempotency_key: expected 1..", kKeyLimit, " bytes, found ", call.idempotency_key.size()));
+  }
+  const std::string request_hash = Sha256(call.request->SerializeAsString());
+  {
+    Rows rows = db.Query("SELECT method, request_hash, response FROM idempotency WHERE key = ?", call.idempotency_key);
+    if (rows.Next()) {
+      if (rows.Text(0) != call.method || rows.Text(1) != request_hash) {
+        return absl::AlreadyExistsError(
+            absl::StrCat("idempotency_key was used for another ", rows.Text(0), " request; use a new one"));
+      }
+      if (!response->ParseFromString(rows.Text(2))) return absl::DataLossError("a stored answer cannot be read");
+      if (repeated != nullptr) *repeated = true;
+      return absl::OkStatus();
+    }
+  }
+  GANTRY_RETURN_IF_ERROR(run());
+  db.Execute("INSERT INTO idempotency (key, method, request_hash, response, at_us) VALUES (?, ?, ?, ?, ?)",
+             call.idempotency_key, call.method, Blob{request_hash}, Blob{response->SerializeAsString()}, call.now_us);
+  AppendAuditRow(db, call);
+  return absl::OkStatus();
+}
+
+}  // namespace gantry::billing

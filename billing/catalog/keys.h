@@ -1,0 +1,36 @@
+// API keys. Stored is HMAC-SHA-256(pepper, secret); the secret is in the answer of CreateKey and nowhere else.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "billing/store/database.h"
+#include "gantry/v1/admin.pb.h"
+#include "services/common/ids.h"
+#include "services/common/secret.h"
+
+namespace gantry::billing {
+
+// A new key with its text. NOT_FOUND: no such party; FAILED_PRECONDITION: the party is closed or the house.
+struct CreatedKey {
+  v1::Key key;
+  Secret text;
+};
+absl::StatusOr<CreatedKey> CreateKey(Database& db, const v1::CreateKeyRequest& request, const Secret& pepper,
+                                     int64_t now_us);
+absl::StatusOr<v1::ListKeysResponse> ListKeys(Database& db, const std::string& party_name);
+// Revoking twice is revoking once.
+absl::StatusOr<v1::Key> RevokeKey(Database& db, const v1::RevokeKeyRequest& request, int64_t now_us);
+
+// What a gateway needs to know of keys: of all of them, of one party's, or of one. Revoked ones come too.
+std::vector<v1::KeyRecord> AllKeyRecords(Database& db);
+std::vector<v1::KeyRecord> KeyRecordsOfParty(Database& db, const Id16& party_id);
+std::vector<v1::KeyRecord> KeyRecordsOfKey(Database& db, const std::string& public_id);
+
+// D/billing/pepper: 32 random bytes as hex, made at the first start, 0600. Losing it makes every key worthless.
+absl::StatusOr<Secret> LoadOrCreatePepper(const std::string& path);
+
+}  // namespace gantry::billing

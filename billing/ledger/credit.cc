@@ -1,0 +1,317 @@
+#include "billing/ledger/credit.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "billing/ledger/ledger.h"
+#include "engine/base/status_macros.h"
+
+namespace gantry::billing {
+namespace {
+
+absl::StatusOr<Id16> IdField(const char* name, const std::string& bytes) {
+  absl::StatusOr<Id16> id = Id16::FromBytes(bytes);
+  if (!id.ok() || id->IsZero()) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": expected 16 bytes, not all zero, found ", bytes.size()));
+  }
+  return *id;
+}
+
+absl::Status PartyMaySpend(Database& db, const Id16& party) {
+  Rows rows = db.Query("SELECT status, name FROM party WHERE party_id = ?", party);
+  if (!rows.Next()) return absl::NotFoundError(absl::StrCat("no party with id ", party.ToHex()));
+  if (rows.Int(0) != v1::PARTY_STATUS_ACTIVE) {
+    return absl::FailedPreconditionError(absl::StrCat("party ", rows.Text(1), " is not active"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Insufficient(const Funds& funds, int64_t asked) {
+  return absl::FailedPreconditionError(absl::StrCat("insufficient funds: balance ", funds.posted_micro, ", held ",
+                                                    funds.held_micro, ", available ", funds.available_micro, ", asked ",
+                                                    asked, " (millionths of ", funds.currency, ")"));
+}
+
+struct HoldRow {
+  v1::HoldResponse response;
+  Id16 party_id;
+  int64_t extensions = 0;
+  int64_t last_extension_micro = 0;
+};
+
+absl::StatusOr<HoldRow> FindHold(Database& db, const std::string& hold_id) {
+  GANTRY_ASSIGN_OR_RETURN(Id16 id, IdField("hold_id", hold_id));
+  Rows rows = db.Query(
+      "SELECT party_id, state, held_micro, settled_micro, extensions, last_extension_micro FROM hold WHERE hold_id = ?",
+      id);
+  if (!rows.Next()) return absl::NotFoundError(absl::StrCat("no hold ", id.ToHex()));
+  HoldRow hold;
+  hold.party_id = rows.Id(0);
+  hold.response.set_hold_id(hold_id);
+  hold.response.set_state(static_cast<v1::HoldState>(rows.Int(1)));
+  hold.response.set_held_micro(rows.Int(2));
+  hold.response.set_settled_micro(rows.Int(3));
+  hold.extensions = rows.Int(4);
+  hold.last_extension_micro = rows.Int(5);
+  return hold;
+}
+
+absl::Status EndHold(Database& db, HoldRow& hold, v1::HoldState state, int64_t settled) {
+  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, hold.party_id));
+  db.Execute("UPDATE hold SET state = ?, settled_micro = ? WHERE hold_id = ?", static_cast<int64_t>(state), settled,
+             Blob{hold.response.hold_id()});
+  ChangeHeld(db, funds.account_id, -hold.response.held_micro());
+  hold.response.set_state(state);
+  hold.response.set_settled_micro(settled);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// ---- slices ----
+
+absl::Status EnterEpoch(Database& db, const Id16& gateway, uint64_t epoch, int64_t now_us) {
+  Rows rows = db.Query("SELECT epoch FROM gateway WHERE gateway_id = ?", gateway);
+  const bool known = rows.Next();
+  const int64_t newest = known ? rows.Int(0) : 0;
+  if (known && static_cast<int64_t>(epoch) < newest) {
+    return absl::AbortedError(
+        absl::StrCat("gateway epoch ", epoch, " is fenced: the gateway has started again as ", newest));
+  }
+  if (!known || static_cast<int64_t>(epoch) > newest) {
+    db.Execute(
+        "INSERT INTO gateway (gateway_id, epoch, since_us) VALUES (?, ?, ?) "
+        "ON CONFLICT (gateway_id) DO UPDATE SET epoch = excluded.epoch, since_us = excluded.since_us",
+        gateway, epoch, now_us);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantSliceRequest& request, int64_t now_us) {
+  GANTRY_ASSIGN_OR_RETURN(Id16 slice, IdField("slice_id", request.slice_id()));
+  GANTRY_ASSIGN_OR_RETURN(Id16 gateway, IdField("gateway_id", request.gateway_id()));
+  GANTRY_ASSIGN_OR_RETURN(Id16 party, IdField("party_id", request.party_id()));
+  if (request.minimum_micro() <= 0 || request.wanted_micro() < request.minimum_micro()) {
+    return absl::InvalidArgumentError("expected 0 < minimum_micro <= wanted_micro");
+  }
+  GANTRY_RETURN_IF_ERROR(EnterEpoch(db, gateway, request.gateway_epoch(), now_us));
+
+  v1::GrantSliceResponse response;
+  response.set_slice_id(request.slice_id());
+  response.set_ttl_ms(kSliceLifeMs);
+  bool repeat = false;
+  {
+    Rows rows = db.Query(
+        "SELECT party_id, gateway_id, wanted_micro, minimum_micro, granted_micro FROM slice WHERE slice_id = ?", slice);
+    if (rows.Next()) {
+      if (rows.Id(0) != party || rows.Id(1) != gateway || rows.Int(2) != request.wanted_micro() ||
+          rows.Int(3) != request.minimum_micro()) {
+        return absl::AlreadyExistsError(absl::StrCat("slice ", slice.ToHex(), " was asked for with other contents"));
+      }
+      response.set_granted_micro(rows.Int(4));
+      repeat = true;
+    }
+  }
+  GANTRY_RETURN_IF_ERROR(PartyMaySpend(db, party));
+  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, party));
+  if (!repeat) {
+    if (funds.available_micro < request.minimum_micro()) return Insufficient(funds, request.minimum_micro());
+    response.set_granted_micro(std::min(request.wanted_micro(), funds.available_micro));
+    funds.available_micro -= response.granted_micro();
+    // Only a credit limit can have been used so far when there is no account yet.
+    const Account account = AccountOf(db, party, "prepaid", funds.currency);
+    ChangeHeld(db, account.account_id, response.granted_micro());
+    db.Execute(
+        "INSERT INTO slice (slice_id, party_id, gateway_id, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
+        "open, granted_us) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)",
+        slice, party, gateway, request.gateway_epoch(), request.wanted_micro(), request.minimum_micro(),
+        response.granted_micro(), now_us);
+  }
+  response.set_currency(funds.currency);
+  response.set_available_micro(funds.available_micro);
+  Rows plan = db.Query(
+      "SELECT v.plan_version_id FROM plan_version v JOIN party p ON p.plan = v.plan WHERE p.party_id = ? "
+      "AND v.valid_from_us <= ? ORDER BY v.number DESC LIMIT 1",
+      party, now_us);
+  if (plan.Next()) response.set_plan_version_id(plan.Text(0));
+  return response;
+}
+
+absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::ReturnSliceRequest& request,
+                                                    int64_t now_us) {
+  GANTRY_ASSIGN_OR_RETURN(Id16 slice, IdField("slice_id", request.slice_id()));
+  Rows rows = db.Query(
+      "SELECT party_id, granted_micro, spent_micro, returned_micro, open FROM slice WHERE slice_id = ?", slice);
+  v1::ReturnSliceResponse response;
+  if (!rows.Next()) {
+    if (!request.close()) return absl::NotFoundError(absl::StrCat("no slice ", slice.ToHex()));
+    db.Execute(
+        "INSERT INTO slice (slice_id, party_id, gateway_id, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
+        "open, granted_us) VALUES (?, ?, ?, 0, 0, 0, 0, 0, ?)",
+        slice, Id16{}, Id16{}, now_us);
+    return response;
+  }
+  const int64_t granted = rows.Int(1), spent = rows.Int(2), returned = rows.Int(3);
+  if (rows.Int(4) == 0) return response;  // closed: nothing is set aside any more, a repeat changes nothing
+  if (request.returned_micro() < 0) return absl::InvalidArgumentError("returned_micro: expected >= 0");
+  int64_t now_returned = std::max(returned, request.returned_micro());
+  // Closing gives back whatever is left; before that, no more than is there.
+  if (request.close()) now_returned = granted - spent;
+  if (now_returned > granted - spent) {
+    return absl::InvalidArgumentError(absl::StrCat("returned_micro: expected at most ", granted - spent, " (granted ",
+                                                   granted, ", spent ", spent, "), found ", request.returned_micro()));
+  }
+  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, rows.Id(0)));
+  db.Execute("UPDATE slice SET returned_micro = ?, open = ? WHERE slice_id = ?", now_returned, request.close() ? 0 : 1,
+             slice);
+  ChangeHeld(db, funds.account_id, returned - now_returned);
+  response.set_remaining_micro(granted - spent - now_returned);
+  return response;
+}
+
+// ---- holds ----
+
+absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest& request, int64_t now_us) {
+  GANTRY_ASSIGN_OR_RETURN(Id16 hold, IdField("hold_id", request.hold_id()));
+  GANTRY_ASSIGN_OR_RETURN(Id16 gateway, IdField("gateway_id", request.gateway_id()));
+  GANTRY_ASSIGN_OR_RETURN(Id16 party, IdField("party_id", request.party_id()));
+  GANTRY_ASSIGN_OR_RETURN(Id16 key, IdField("key_id", request.key_id()));
+  GANTRY_ASSIGN_OR_RETURN(Id16 request_id, IdField("request_id", request.request_id()));
+  GANTRY_ASSIGN_OR_RETURN(Id16 plan, IdField("plan_version_id", request.plan_version_id()));
+  if (request.amount_micro() <= 0) return absl::InvalidArgumentError("amount_micro: expected > 0");
+  GANTRY_RETURN_IF_ERROR(EnterEpoch(db, gateway, request.gateway_epoch(), now_us));
+  {
+    Rows rows = db.Query("SELECT party_id, request_id, first_micro FROM hold WHERE hold_id = ?", hold);
+    if (rows.Next()) {
+      if (rows.Id(0) != party || rows.Id(1) != request_id || rows.Int(2) != request.amount_micro()) {
+        return absl::AlreadyExistsError(absl::StrCat("hold ", hold.ToHex(), " was asked for with other contents"));
+      }
+      GANTRY_ASSIGN_OR_RETURN(HoldRow row, FindHold(db, request.hold_id()));
+      return row.response;
+    }
+  }
+  GANTRY_RETURN_IF_ERROR(PartyMaySpend(db, party));
+  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, party));
+  if (funds.available_micro < request.amount_micro()) return Insufficient(funds, request.amount_micro());
+  const Account account = AccountOf(db, party, "prepaid", funds.currency);
+  ChangeHeld(db, account.account_id, request.amount_micro());
+  db.Execute(
+      "INSERT INTO hold (hold_id, party_id, gateway_id, gateway_epoch, key_id, request_id, plan_version_id, "
+      "first_micro, held_micro, state, granted_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",
+      hold, party, gateway, request.gateway_epoch(), key, request_id, plan, request.amount_micro(),
+      request.amount_micro(), now_us);
+  GANTRY_ASSIGN_OR_RETURN(HoldRow row, FindHold(db, request.hold_id()));
+  return row.response;
+}
+
+absl::StatusOr<v1::HoldResponse> ExtendHold(Database& db, const v1::ExtendHoldRequest& request) {
+  GANTRY_ASSIGN_OR_RETURN(HoldRow hold, FindHold(db, request.hold_id()));
+  if (request.add_micro() <= 0) return absl::InvalidArgumentError("add_micro: expected > 0");
+  if (request.extension() == hold.extensions && request.add_micro() == hold.last_extension_micro) return hold.response;
+  if (request.extension() != hold.extensions + 1) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("extension: expected ", hold.extensions + 1, ", found ", request.extension()));
+  }
+  if (hold.response.state() != v1::HOLD_STATE_PENDING) return absl::FailedPreconditionError("the hold has ended");
+  GANTRY_RETURN_IF_ERROR(PartyMaySpend(db, hold.party_id));
+  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, hold.party_id));
+  if (funds.available_micro < request.add_micro()) return Insufficient(funds, request.add_micro());
+  ChangeHeld(db, funds.account_id, request.add_micro());
+  db.Execute("UPDATE hold SET held_micro = held_micro + ?, extensions = ?, last_extension_micro = ? WHERE hold_id = ?",
+             request.add_micro(), request.extension(), request.add_micro(), Blob{request.hold_id()});
+  GANTRY_ASSIGN_OR_RETURN(hold, FindHold(db, request.hold_id()));
+  return hold.response;
+}
+
+absl::StatusOr<v1::HoldResponse> SettleHold(Database& db, const v1::SettleHoldRequest& request) {
+  GANTRY_ASSIGN_OR_RETURN(HoldRow hold, FindHold(db, request.hold_id()));
+  if (hold.response.state() == v1::HOLD_STATE_SETTLED) {
+    if (hold.response.settled_micro() == request.amount_micro()) return hold.response;
+    return absl::AlreadyExistsError(absl::StrCat("the hold was settled with ", hold.response.settled_micro()));
+  }
+  if (hold.response.state() != v1::HOLD_STATE_PENDING) return absl::FailedPreconditionError("the hold has ended");
+  if (request.amount_micro() != 0) {
+    return absl::InvalidArgumentError("amount_micro: expected 0; what a request costs is settled by its usage record");
+  }
+  GANTRY_RETURN_IF_ERROR(EndHold(db, hold, v1::HOLD_STATE_SETTLED, 0));
+  return hold.response;
+}
+
+absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldRequest& request) {
+  GANTRY_ASSIGN_OR_RETURN(HoldRow hold, FindHold(db, request.hold_id()));
+  if (hold.response.state() == v1::HOLD_STATE_VOID) return hold.response;
+  if (hold.response.state() != v1::HOLD_STATE_PENDING) return absl::FailedPreconditionError("the hold has ended");
+  GANTRY_RETURN_IF_ERROR(EndHold(db, hold, v1::HOLD_STATE_VOID, 0));
+  return hold.response;
+}
+
+// ---- settlement ----
+
+int64_t TakeHeld(Database& db, const Id16& party_id, const Id16& slice_id, const Id16& hold_id, int64_t micro) {
+  if (slice_id.IsZero()) {
+    absl::StatusOr<HoldRow> hold = FindHold(db, hold_id.ToBytes());
+    if (!hold.ok() || hold->party_id != party_id || hold->response.state() != v1::HOLD_STATE_PENDING) return 0;
+    const int64_t taken = std::min(micro, hold->response.held_micro());
+    return EndHold(db, *hold, v1::HOLD_STATE_SETTLED, taken).ok() ? taken : 0;
+  }
+  Rows rows = db.Query(
+      "SELECT granted_micro - spent_micro - returned_micro, open FROM slice WHERE slice_id = ? AND party_id = ?",
+      slice_id, party_id);
+  if (!rows.Next() || rows.Int(1) == 0) return 0;
+  const int64_t taken = std::min(micro, rows.Int(0));
+  absl::StatusOr<Funds> funds = FundsOf(db, party_id);
+  if (taken <= 0 || !funds.ok()) return 0;
+  db.Execute("UPDATE slice SET spent_micro = spent_micro + ? WHERE slice_id = ?", taken, slice_id);
+  ChangeHeld(db, funds->account_id, -taken);
+  return taken;
+}
+
+int64_t GrantedAt(Database& db, const Id16& slice_id, const Id16& hold_id) {
+  Rows rows = slice_id.IsZero() ? db.Query("SELECT granted_us FROM hold WHERE hold_id = ?", hold_id)
+                                : db.Query("SELECT granted_us FROM slice WHERE slice_id = ?", slice_id);
+  return rows.Next() ? rows.Int(0) : 0;
+}
+
+void ReleaseFenced(Database& db, int64_t fenced_before_us) {
+  std::vector<std::string> slices, holds;
+  {
+    Rows rows = db.Query(
+        "SELECT s.slice_id FROM slice s JOIN gateway g ON g.gateway_id = s.gateway_id "
+        "WHERE s.open = 1 AND s.gateway_epoch < g.epoch AND g.since_us < ? LIMIT 1000",
+        fenced_before_us);
+    while (rows.Next()) slices.push_back(rows.Text(0));
+  }
+  {
+    Rows rows = db.Query(
+        "SELECT h.hold_id FROM hold h JOIN gateway g ON g.gateway_id = h.gateway_id "
+        "WHERE h.state = 1 AND h.gateway_epoch < g.epoch AND g.since_us < ? LIMIT 1000",
+        fenced_before_us);
+    while (rows.Next()) holds.push_back(rows.Text(0));
+  }
+  for (const std::string& id : slices) {
+    v1::ReturnSliceRequest request;
+    request.set_slice_id(id);
+    request.set_close(true);
+    ReturnSlice(db, request, fenced_before_us).IgnoreError();
+  }
+  for (const std::string& id : holds) {
+    absl::StatusOr<HoldRow> hold = FindHold(db, id);
+    if (hold.ok()) EndHold(db, *hold, v1::HOLD_STATE_EXPIRED, 0).IgnoreError();
+  }
+}
+
+int64_t CountFenced(Database& db) {
+  int64_t count = 0;
+  {
+    Rows rows = db.Query(
+        "SELECT count(*) FROM slice s JOIN gateway g ON g.gateway_id = s.gateway_id "
+        "WHERE s.open = 1 AND s.gateway_epoch < g.epoch");
+    if (rows.Next()) count += rows.Int(0);
+  }
+  Rows rows = db.Query("SELECT count(*) FROM hold WHERE state = 1");
+  if (rows.Next()) count += rows.Int(0);
+  return count;
+}
+
+}  // namespace gantry::billing

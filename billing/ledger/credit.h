@@ -1,0 +1,50 @@
+// Money set aside before it is used: slices for gateways, holds for single requests (contract: service Credit).
+//
+// A slice's remaining = granted - spent - returned is part of its account's `held` while it is open. A gateway that
+// starts again gets a larger epoch; slices of older epochs are *fenced*: nothing new is granted under them, usage is
+// still settled against them until the gateway closes them or `ReleaseFenced` gives up waiting (R9).
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "billing/store/database.h"
+#include "gantry/v1/billing.pb.h"
+#include "services/common/ids.h"
+
+namespace gantry::billing {
+
+inline constexpr int64_t kSliceLifeMs = 600'000;
+
+// Notes that a gateway runs as `epoch`; an older one than known is fenced: ABORTED. Every first contact of a gateway
+// comes here, so that what its dead predecessor held shows as open.
+absl::Status EnterEpoch(Database& db, const Id16& gateway_id, uint64_t epoch, int64_t now_us);
+
+// Errors beside those of the contract: ABORTED for a fenced epoch, ALREADY_EXISTS for a slice id used otherwise.
+absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantSliceRequest& request, int64_t now_us);
+// Closing a slice that was never granted makes its id unusable: the grant may still be on its way.
+absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::ReturnSliceRequest& request,
+                                                    int64_t now_us);
+
+absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest& request, int64_t now_us);
+absl::StatusOr<v1::HoldResponse> ExtendHold(Database& db, const v1::ExtendHoldRequest& request);
+// Releases the hold; `amount_micro` of a hold that usage has not settled must be 0: money moves with usage only.
+absl::StatusOr<v1::HoldResponse> SettleHold(Database& db, const v1::SettleHoldRequest& request);
+absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldRequest& request);
+
+// Takes up to `micro` of what is set aside for a request, from its slice or, when `slice_id` is empty, its hold (which
+// ends with that). What it returns is no longer held; the rest of `micro` was not covered.
+int64_t TakeHeld(Database& db, const Id16& party_id, const Id16& slice_id, const Id16& hold_id, int64_t micro);
+
+// When the money of a request was set aside; 0: unknown.
+int64_t GrantedAt(Database& db, const Id16& slice_id, const Id16& hold_id);
+
+// Closes fenced slices, and voids pending holds of fenced epochs, whose gateway started its
+// newer epoch before `fenced_before_us`.
+void ReleaseFenced(Database& db, int64_t fenced_before_us);
+
+// Open slices of epochs that are over, and pending holds: money set aside that nobody may be working with.
+int64_t CountFenced(Database& db);
+
+}  // namespace gantry::billing

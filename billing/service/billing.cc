@@ -1,0 +1,152 @@
+#include "billing/service/billing.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "billing/catalog/keys.h"
+#include "billing/ledger/credit.h"
+#include "billing/service/billing_metrics.h"
+#include "billing/service/services.h"
+#include "billing/usage/witness_match.h"
+#include "engine/base/status_macros.h"
+#include "services/common/lifecycle.h"
+#include "services/common/process_service.h"
+
+namespace gantry::billing {
+
+struct Billing::Impl {
+  BillingOptions options;
+  Lifecycle* lifecycle = nullptr;
+  BillingMetrics metrics;
+  Feed<v1::KeyEvent> keys;
+  Feed<v1::PriceEvent> prices;
+  Context context;
+  std::unique_ptr<Store> store;
+  std::vector<std::unique_ptr<grpc::Service>> services;
+  std::unique_ptr<RpcServer> server;
+  absl::Notification stop;
+  std::thread ticker;
+  std::atomic<bool> draining{false};
+  std::atomic<int64_t> open_items{0}, quarantined{0};
+
+  ProcessState State() const {
+    ProcessState state;
+    state.ready = !draining && (lifecycle == nullptr || lifecycle->ready());
+    state.items = {{"gateways", absl::StrCat(keys.subscribers())},
+                   {"open items", absl::StrCat(open_items.load())},
+                   {"quarantined", absl::StrCat(quarantined.load())}};
+    return state;
+  }
+
+  // What time brings. Looks first, so that an idle house writes nothing.
+  void Sweep() {
+    const int64_t now_us = context.clock();
+    const int64_t witness_before = now_us - options.witness_deadline_ms * 1000;
+    const int64_t fenced_before = witness_before - options.longest_request_ms * 1000;
+    bool due = false;
+    absl::Status looked = store->ReadAndWait([&](Database& db) {
+      const MatchCounts counts = CountMatches(db);
+      const int64_t fenced = CountFenced(db);
+      open_items = counts.waiting + fenced;
+      quarantined = counts.quarantined;
+      Rows rows = db.Query("SELECT min(since_us) FROM witness_match WHERE state = 'waiting'");
+      due = fenced > 0 || (rows.Next() && !rows.IsNull(0) && rows.Int(0) <= witness_before);
+      return absl::OkStatus();
+    });
+    metrics.SetOpen(open_items, quarantined);
+    if (!looked.ok() || !due) return;
+    store
+        ->WriteAndWait([&](Database& db) {
+          ExpireWaiting(db, witness_before);
+          ReleaseFenced(db, fenced_before);
+          return absl::OkStatus();
+        })
+        .IgnoreError();
+  }
+
+  void Tick() {
+    const absl::Duration sweep_every =
+        std::clamp(absl::Milliseconds(options.witness_deadline_ms) / 4, absl::Milliseconds(50), absl::Seconds(1));
+    while (!stop.WaitForNotificationWithTimeout(sweep_every)) {
+      keys.Heartbeat(context.clock());
+      prices.Heartbeat(context.clock());
+      Sweep();
+    }
+  }
+};
+
+Billing::Billing(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Billing::~Billing() {
+  Drain(absl::ZeroDuration());
+  impl_->stop.Notify();
+  impl_->ticker.join();
+  impl_->server.reset();
+  impl_->store.reset();
+}
+
+absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, Lifecycle* lifecycle) {
+  auto impl = std::make_unique<Impl>();
+  impl->options = std::move(options);
+  impl->lifecycle = lifecycle;
+  Impl* raw = impl.get();
+  const std::string& dir = raw->options.data_dir;
+  if (mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) {
+    return absl::PermissionDeniedError(absl::StrCat("cannot create ", dir, ": ", std::strerror(errno)));
+  }
+  GANTRY_ASSIGN_OR_RETURN(raw->context.pepper, LoadOrCreatePepper(dir + "/pepper"));
+  Store::Options store;
+  store.path = dir + "/gantry.db";
+  store.on_commit = [raw](double seconds, int commands) { raw->metrics.ObserveCommit(seconds, commands); };
+  store.on_fatal = raw->options.on_fatal;
+  GANTRY_ASSIGN_OR_RETURN(raw->store, Store::Open(std::move(store)));
+
+  raw->context.store = raw->store.get();
+  raw->context.clock = raw->options.clock ? raw->options.clock : SystemClock();
+  raw->context.metrics = &raw->metrics;
+  raw->context.keys = &raw->keys;
+  raw->context.prices = &raw->prices;
+  raw->services.push_back(MakeCreditService(&raw->context));
+  raw->services.push_back(MakeUsageService(&raw->context));
+  raw->services.push_back(MakeCatalogService(&raw->context));
+  raw->services.push_back(MakeAdminService(&raw->context));
+  if (lifecycle != nullptr) {
+    raw->services.push_back(MakeProcessService("billing", lifecycle, [raw] { return raw->State(); }));
+  }
+  std::vector<grpc::Service*> services;
+  for (const auto& service : raw->services) services.push_back(service.get());
+  GANTRY_ASSIGN_OR_RETURN(raw->server, RpcServer::Start(raw->options.rpc, services));
+  raw->ticker = std::thread([raw] { raw->Tick(); });
+  return std::unique_ptr<Billing>(new Billing(std::move(impl)));
+}
+
+const std::string& Billing::address() const {
+  return impl_->server->address();
+}
+const Metrics& Billing::metrics() const {
+  return impl_->metrics.metrics();
+}
+
+Health Billing::CurrentHealth() const {
+  return {.live = true,
+          .ready = impl_->State().ready,
+          .detail = absl::StrCat(impl_->keys.subscribers(), " gateways, ", impl_->open_items.load(), " open items, ",
+                                 impl_->quarantined.load(), " quarantined")};
+}
+
+void Billing::Drain(absl::Duration budget) {
+  if (impl_->draining.exchange(true)) return;
+  // Gateways and workers keep what is not acknowledged; only commands that run are worth waiting for.
+  impl_->keys.CloseAll(absl::UnavailableError("billing is stopping"));
+  impl_->prices.CloseAll(absl::UnavailableError("billing is stopping"));
+  impl_->server->Shutdown(std::min(budget, absl::Milliseconds(500)));
+}
+
+}  // namespace gantry::billing

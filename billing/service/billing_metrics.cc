@@ -1,0 +1,75 @@
+#include "billing/service/billing_metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+namespace gantry::billing {
+namespace {
+
+constexpr const char* kOutcomes[] = {"generated", "completed", "stopped", "aborted", "failed", "gateway_lost"};
+
+}  // namespace
+
+BillingMetrics::BillingMetrics() {
+  prometheus::Registry& registry = *metrics_.registry();
+  records_ = &prometheus::BuildCounter()
+                  .Name("gantry_billing_usage_records_total")
+                  .Help("Usage records made durable, by witness (1: gateway, 2: worker) and outcome")
+                  .Register(registry);
+  for (int outcome = 1; outcome <= 5; ++outcome) records_->Add({{"witness", "1"}, {"outcome", kOutcomes[outcome]}});
+  records_->Add({{"witness", "2"}, {"outcome", kOutcomes[0]}});
+  rejected_ = &prometheus::BuildCounter()
+                   .Name("gantry_billing_rejected_records_total")
+                   .Help("Usage records that can never be taken; each one is a defect somewhere")
+                   .Register(registry);
+  rejected_->Add({{"witness", "1"}});
+  rejected_->Add({{"witness", "2"}});
+  revenue_ = &prometheus::BuildCounter()
+                  .Name("gantry_billing_revenue_micro_total")
+                  .Help("Millionths of the currency booked to revenue since this process started")
+                  .Register(registry);
+  commit_seconds_ = &prometheus::BuildHistogram()
+                         .Name("gantry_billing_commit_seconds")
+                         .Help("One group commit: begin to durable")
+                         .Register(registry)
+                         .Add({}, prometheus::Histogram::BucketBoundaries{0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05,
+                                                                          0.1, 0.25, 0.5, 1, 5});
+  commands_ = &prometheus::BuildCounter()
+                   .Name("gantry_billing_commands_total")
+                   .Help("Commands committed, several per group")
+                   .Register(registry)
+                   .Add({});
+  open_items_ = &prometheus::BuildGauge()
+                     .Name("gantry_billing_open_items")
+                     .Help("Requests that wait for a witness, pending holds, slices of gateways that are gone")
+                     .Register(registry)
+                     .Add({});
+  quarantined_ = &prometheus::BuildGauge()
+                      .Name("gantry_billing_quarantined_records")
+                      .Help("Requests whose witnesses contradict each other")
+                      .Register(registry)
+                      .Add({});
+}
+
+void BillingMetrics::CountRecord(int witness, int outcome) {
+  const int index = outcome >= 0 && outcome <= 5 ? outcome : 0;
+  records_->Add({{"witness", witness == 1 ? "1" : "2"}, {"outcome", kOutcomes[index]}}).Increment();
+}
+void BillingMetrics::CountRejected(int witness) {
+  rejected_->Add({{"witness", witness == 1 ? "1" : "2"}}).Increment();
+}
+void BillingMetrics::AddRevenue(const std::string& currency, int64_t micro) {
+  revenue_->Add({{"currency", currency}}).Increment(static_cast<double>(micro));
+}
+void BillingMetrics::ObserveCommit(double seconds, int commands) {
+  commit_seconds_->Observe(seconds);
+  commands_->Increment(commands);
+}
+void BillingMetrics::SetOpen(int64_t open_items, int64_t quarantined) {
+  open_items_->Set(static_cast<double>(open_items));
+  quarantined_->Set(static_cast<double>(quarantined));
+}
+
+}  // namespace gantry::billing

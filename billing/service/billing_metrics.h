@@ -1,0 +1,41 @@
+// What billing counts. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "services/common/metrics.h"
+
+namespace prometheus {
+class Counter;
+class Gauge;
+class Histogram;
+template <typename T>
+class Family;
+}  // namespace prometheus
+
+namespace gantry::billing {
+
+class BillingMetrics {
+ public:
+  BillingMetrics();
+  const Metrics& metrics() const { return metrics_; }
+
+  void CountRecord(int witness, int outcome);  // outcome: v1::UsageOutcome; 0 for witness 2
+  void CountRejected(int witness);
+  void AddRevenue(const std::string& currency, int64_t micro);
+  void ObserveCommit(double seconds, int commands);
+  void SetOpen(int64_t open_items, int64_t quarantined);
+
+ private:
+  Metrics metrics_;
+  prometheus::Family<prometheus::Counter>* records_;
+  prometheus::Family<prometheus::Counter>* rejected_;
+  prometheus::Family<prometheus::Counter>* revenue_;
+  prometheus::Histogram* commit_seconds_;
+  prometheus::Counter* commands_;
+  prometheus::Gauge* open_items_;
+  prometheus::Gauge* quarantined_;
+};
+
+}  // namespace gantry::billing

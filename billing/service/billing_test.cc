@@ -1,0 +1,304 @@
+// The process over its socket, as gateways, workers and administrators meet it.
+#include "billing/service/billing.h"
+
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <thread>
+
+#include "gantry/v1/admin.grpc.pb.h"
+#include "gantry/v1/billing.grpc.pb.h"
+#include "services/common/api_key.h"
+#include "services/common/ids.h"
+#include "services/common/rpc_test_util.h"
+
+namespace gantry::billing {
+namespace {
+
+struct Deadline : grpc::ClientContext {
+  explicit Deadline(int seconds = 10) {
+    set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
+  }
+};
+
+class BillingTest : public testing::Test {
+ protected:
+  BillingTest() {
+    Start();
+    admin_ = v1::BillingAdmin::NewStub(MakeChannel(address_, identities_.Get("admin")));
+    auto gateway = MakeChannel(address_, identities_.Get("gateway"));
+    catalog_ = v1::Catalog::NewStub(gateway);
+    credit_ = v1::Credit::NewStub(gateway);
+    usage_ = v1::Usage::NewStub(gateway);
+    worker_ = v1::Usage::NewStub(MakeChannel(address_, identities_.Get("worker")));
+    Bootstrap();
+  }
+
+  void Start() {
+    BillingOptions options;
+    options.rpc = identities_.ServerOptions("billing");
+    options.data_dir = identities_.dir() + "/billing";
+    options.witness_deadline_ms = 200;
+    auto billing = Billing::Start(options, nullptr);
+    ASSERT_TRUE(billing.ok()) << billing.status();
+    billing_ = *std::move(billing);
+    address_ = billing_->address();
+  }
+
+  void Bootstrap() {
+    v1::CreatePartyRequest house;
+    house.set_idempotency_key("house");
+    house.set_kind(v1::PARTY_KIND_HOUSE);
+    house.set_name("house");
+    house.set_currency("EUR");
+    v1::Party party;
+    Deadline c1;
+    ASSERT_TRUE(admin_->CreateParty(&c1, house, &party).ok());
+    v1::PublishPlanVersionRequest plan;
+    plan.set_idempotency_key("plan");
+    plan.set_plan("standard");
+    plan.set_currency("EUR");
+    for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
+      v1::PriceLine* line = plan.add_lines();
+      line->set_model_glob("*");
+      line->set_token_class(static_cast<v1::TokenClass>(c));
+      line->set_price_micro_per_m(c * 100'000);
+    }
+    Deadline c2;
+    ASSERT_TRUE(admin_->PublishPlanVersion(&c2, plan, &plan_).ok());
+    v1::CreatePartyRequest tenant;
+    tenant.set_idempotency_key("tenant");
+    tenant.set_kind(v1::PARTY_KIND_TENANT);
+    tenant.set_name("demo");
+    Deadline c3;
+    ASSERT_TRUE(admin_->CreateParty(&c3, tenant, &tenant_).ok());
+    v1::TopUpRequest money;
+    money.set_idempotency_key("money");
+    money.set_party_name("demo");
+    money.set_amount_micro(10'000'000);
+    v1::Balance balance;
+    Deadline c4;
+    ASSERT_TRUE(admin_->TopUp(&c4, money, &balance).ok());
+    EXPECT_EQ(balance.available_micro(), 10'000'000);
+  }
+
+  grpc::Status CreateKey(const std::string& idempotency_key, v1::CreateKeyResponse* response) {
+    v1::CreateKeyRequest request;
+    request.set_idempotency_key(idempotency_key);
+    request.set_party_name("demo");
+    Deadline context;
+    return admin_->CreateKey(&context, request, response);
+  }
+
+  std::string Grant(int64_t micro) {
+    v1::GrantSliceRequest request;
+    request.set_slice_id(NewTimeOrderedId().ToBytes());
+    request.set_gateway_id(gateway_id_);
+    request.set_gateway_epoch(1);
+    request.set_party_id(tenant_.party_id());
+    request.set_wanted_micro(micro);
+    request.set_minimum_micro(micro);
+    v1::GrantSliceResponse response;
+    Deadline context;
+    grpc::Status status = credit_->GrantSlice(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return request.slice_id();
+  }
+
+  v1::UsageRecord Record(const std::string& slice, uint64_t output) {
+    v1::UsageRecord record;
+    record.set_record_id(NewTimeOrderedId().ToBytes());
+    record.set_request_id(NewTimeOrderedId().ToBytes());
+    record.set_party_id(tenant_.party_id());
+    record.set_key_id(NewTimeOrderedId().ToBytes());
+    record.set_slice_id(slice);
+    record.set_model("m");
+    record.set_plan_version_id(plan_.plan_version_id());
+    record.set_outcome(v1::USAGE_OUTCOME_COMPLETED);
+    record.set_output_tokens(output);
+    record.add_sequences()->set_attempts(1);
+    return record;
+  }
+
+  v1::AuditReport Audit() {
+    v1::AuditReport report;
+    Deadline context;
+    EXPECT_TRUE(admin_->Audit(&context, {}, &report).ok());
+    return report;
+  }
+
+  TestIdentities identities_;
+  std::unique_ptr<Billing> billing_;
+  std::string address_;
+  std::unique_ptr<v1::BillingAdmin::Stub> admin_;
+  std::unique_ptr<v1::Catalog::Stub> catalog_;
+  std::unique_ptr<v1::Credit::Stub> credit_;
+  std::unique_ptr<v1::Usage::Stub> usage_, worker_;
+  v1::PlanVersion plan_;
+  v1::Party tenant_;
+  const std::string gateway_id_ = NewTimeOrderedId().ToBytes();
+};
+
+TEST_F(BillingTest, TheSecretIsShownOnce) {
+  v1::CreateKeyResponse first, again;
+  ASSERT_TRUE(CreateKey("k", &first).ok());
+  EXPECT_TRUE(ParseApiKey(first.secret()).ok());
+  ASSERT_TRUE(CreateKey("k", &again).ok());
+  EXPECT_EQ(again.secret(), "");
+  EXPECT_EQ(again.key().public_id(), first.key().public_id());
+}
+
+TEST_F(BillingTest, GatewaysSeeKeysComeAndGoWithinASecond) {
+  v1::CreateKeyResponse before;
+  ASSERT_TRUE(CreateKey("before", &before).ok());
+  v1::WatchRequest watch;
+  watch.set_gateway_id(gateway_id_);
+  watch.set_gateway_epoch(1);
+  Deadline context;
+  auto stream = catalog_->WatchKeys(&context, watch);
+  v1::KeyEvent event;
+  ASSERT_TRUE(stream->Read(&event));
+  ASSERT_TRUE(event.has_snapshot());
+  EXPECT_EQ(event.snapshot().pepper().size(), 32u);
+  ASSERT_EQ(event.snapshot().keys_size(), 1);
+  const uint64_t sequence = event.sequence();
+  absl::StatusOr<ApiKey> parsed = ParseApiKey(before.secret());
+  EXPECT_EQ(event.snapshot().keys(0).secret_hmac(), HmacOfSecret(Secret(event.snapshot().pepper()), parsed->secret));
+
+  auto next_change = [&] {
+    do {
+      if (!stream->Read(&event)) return false;
+    } while (event.has_heartbeat());
+    return true;
+  };
+  v1::CreateKeyResponse after;
+  ASSERT_TRUE(CreateKey("after", &after).ok());
+  ASSERT_TRUE(next_change());
+  EXPECT_EQ(event.upsert().public_id(), after.key().public_id());
+  EXPECT_EQ(event.sequence(), sequence + 1);
+
+  v1::RevokeKeyRequest revoke;
+  revoke.set_idempotency_key("revoke");
+  revoke.set_public_id(before.key().public_id());
+  v1::Key revoked;
+  Deadline c2;
+  const auto start = std::chrono::steady_clock::now();
+  ASSERT_TRUE(admin_->RevokeKey(&c2, revoke, &revoked).ok());
+  ASSERT_TRUE(next_change());
+  EXPECT_TRUE(event.upsert().revoked());
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  EXPECT_EQ(event.sequence(), sequence + 2);
+  ASSERT_TRUE(stream->Read(&event));
+  EXPECT_TRUE(event.has_heartbeat());
+  context.TryCancel();
+}
+
+TEST_F(BillingTest, NewPricesReachGatewaysAndRunningOnesStay) {
+  v1::WatchRequest watch;
+  watch.set_gateway_id(gateway_id_);
+  Deadline context;
+  auto stream = catalog_->WatchPrices(&context, watch);
+  v1::PriceEvent event;
+  ASSERT_TRUE(stream->Read(&event));
+  ASSERT_EQ(event.snapshot().tenants_size(), 1);
+  EXPECT_EQ(event.snapshot().tenants(0).plan_version_id(), plan_.plan_version_id());
+  v1::PublishPlanVersionRequest request;
+  request.set_idempotency_key("plan 2");
+  request.set_plan("standard");
+  request.set_currency("EUR");
+  *request.mutable_lines() = plan_.lines();
+  request.mutable_lines(0)->set_price_micro_per_m(1);
+  v1::PlanVersion second;
+  Deadline c2;
+  ASSERT_TRUE(admin_->PublishPlanVersion(&c2, request, &second).ok());
+  do {
+    ASSERT_TRUE(stream->Read(&event));
+  } while (event.has_heartbeat());
+  EXPECT_EQ(event.upsert().plan_version_id(), second.plan_version_id());
+  context.TryCancel();
+
+  // A request admitted before is rated as admitted.
+  v1::UsageRecord record = Record(Grant(1'000'000), 1000);
+  v1::UsageBatch batch;
+  *batch.add_records() = record;
+  Deadline c3;
+  auto append = usage_->AppendUsage(&c3);
+  ASSERT_TRUE(append->Write(batch));
+  v1::UsageAck ack;
+  ASSERT_TRUE(append->Read(&ack));
+  EXPECT_EQ(ack.record_ids(0), record.record_id());
+  append->WritesDone();
+  EXPECT_TRUE(append->Finish().ok());
+  v1::QueryUsageRequest query;
+  query.set_party_name("demo");
+  v1::QueryUsageResponse usage;
+  Deadline c4;
+  ASSERT_TRUE(admin_->QueryUsage(&c4, query, &usage).ok());
+  // 1000 output tokens at 300,000 and one request at 400,000 per million.
+  EXPECT_EQ(usage.rows(0).amount_pico(), 1000ll * 300'000 + 400'000);
+}
+
+TEST_F(BillingTest, ItemsAreOpenUntilBothWitnessesCameOrTheDeadlinePassed) {
+  const std::string slice = Grant(1'000'000);
+  v1::UsageRecord record = Record(slice, 10), lonely = Record(slice, 20);
+  v1::UsageBatch batch;
+  *batch.add_records() = record;
+  *batch.add_records() = lonely;
+  Deadline c1;
+  auto append = usage_->AppendUsage(&c1);
+  v1::UsageAck ack;
+  ASSERT_TRUE(append->Write(batch) && append->Read(&ack));
+  EXPECT_EQ(ack.record_ids_size(), 2);
+  v1::WitnessBatch witnesses;
+  witnesses.set_worker_id(std::string(16, 'w'));
+  v1::WitnessRecord* witness = witnesses.add_records();
+  witness->set_record_id(NewTimeOrderedId().ToBytes());
+  witness->set_request_id(record.request_id());
+  witness->set_attempt(1);
+  witness->set_to_index(10);
+  Deadline c2;
+  auto testify = worker_->AppendWitness(&c2);
+  ASSERT_TRUE(testify->Write(witnesses) && testify->Read(&ack));
+  EXPECT_EQ(ack.record_ids_size(), 1);
+  for (int i = 0; i < 100 && Audit().open_items() > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  v1::AuditReport report = Audit();
+  EXPECT_TRUE(report.ok()) << report.DebugString();
+  EXPECT_EQ(report.open_items(), 0u);
+  EXPECT_EQ(report.checks(report.checks_size() - 1).detail(),
+            "1 agree, 0 wait, 1 without the worker's count, 0 without the gateway's (not billed)");
+  c1.TryCancel();
+  c2.TryCancel();
+}
+
+TEST_F(BillingTest, ErrorsReachTheCallerWithTheirReason) {
+  v1::TopUpRequest request;
+  request.set_idempotency_key("x");
+  request.set_party_name("nobody");
+  request.set_amount_micro(1);
+  v1::Balance balance;
+  Deadline c1;
+  grpc::Status status = admin_->TopUp(&c1, request, &balance);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(status.error_message(), "no tenant named `nobody`");
+  request.set_amount_micro(0);
+  Deadline c2;
+  EXPECT_EQ(admin_->TopUp(&c2, request, &balance).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(BillingTest, EverythingIsThereAfterARestart) {
+  Grant(1'000'000);
+  billing_.reset();
+  Start();
+  v1::GetBalanceRequest request;
+  request.set_party_name("demo");
+  v1::Balance balance;
+  Deadline context;
+  context.set_wait_for_ready(true);
+  ASSERT_TRUE(admin_->GetBalance(&context, request, &balance).ok());
+  EXPECT_EQ(balance.held_micro(), 1'000'000);
+  EXPECT_EQ(balance.available_micro(), 9'000'000);
+}
+
+}  // namespace
+}  // namespace gantry::billing

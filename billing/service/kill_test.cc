@@ -1,0 +1,191 @@
+// kill -9 while usage is being taken: what was acknowledged is there once, whatever is sent again.
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "billing/audit/audit.h"
+#include "billing/store/store.h"
+#include "gantry/v1/admin.grpc.pb.h"
+#include "gantry/v1/billing.grpc.pb.h"
+#include "services/common/ids.h"
+#include "services/common/rpc_test_util.h"
+
+extern char** environ;
+
+namespace gantry::billing {
+namespace {
+
+struct Deadline : grpc::ClientContext {
+  explicit Deadline(int seconds = 10) {
+    set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
+    set_wait_for_ready(true);
+  }
+};
+
+class Process {
+ public:
+  explicit Process(const TestIdentities& identities) {
+    std::vector<std::string> args = {GANTRY_BILLING_BINARY,
+                                     "--listen=" + identities.Socket("billing"),
+                                     "--metrics=127.0.0.1:0",
+                                     "--data-dir=" + identities.dir() + "/billing",
+                                     "--identity-dir=" + identities.identity_dir(),
+                                     "--admin-key-file=" + identities.admin_key_file(),
+                                     "--log-level=error"};
+    std::vector<char*> argv;
+    for (std::string& arg : args) argv.push_back(arg.data());
+    argv.push_back(nullptr);
+    if (posix_spawn(&pid_, argv[0], nullptr, nullptr, argv.data(), environ) != 0) std::abort();
+  }
+  ~Process() { Kill(); }
+  void Kill() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    pid_ = 0;
+  }
+
+ private:
+  pid_t pid_ = 0;
+};
+
+template <typename Request>
+Request Keyed(const char* key) {
+  Request request;
+  request.set_idempotency_key(key);
+  return request;
+}
+
+// Everything that the sender believes.
+struct Ledger {
+  std::vector<v1::UsageRecord> unacknowledged;
+  std::set<std::string> acknowledged;
+  std::vector<v1::UsageRecord> all;
+};
+
+TEST(BillingKill, LosesNothingAndCountsNothingTwice) {
+  const char* rounds_text = std::getenv("GANTRY_KILL_ROUNDS");
+  const int rounds = rounds_text != nullptr ? std::atoi(rounds_text) : 12;
+  TestIdentities identities;
+  auto process = std::make_unique<Process>(identities);
+  auto channel = [&](const char* name) { return MakeChannel(identities.Socket("billing"), identities.Get(name)); };
+  auto admin = v1::BillingAdmin::NewStub(channel("admin"));
+  v1::Party tenant;
+  v1::PlanVersion plan;
+  {
+    auto house = Keyed<v1::CreatePartyRequest>("house");
+    house.set_kind(v1::PARTY_KIND_HOUSE);
+    house.set_name("house");
+    house.set_currency("EUR");
+    Deadline c1, c2, c3, c4;
+    ASSERT_TRUE(admin->CreateParty(&c1, house, &tenant).ok());
+    auto publish = Keyed<v1::PublishPlanVersionRequest>("plan");
+    publish.set_plan("standard");
+    publish.set_currency("EUR");
+    for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
+      v1::PriceLine* line = publish.add_lines();
+      line->set_model_glob("*");
+      line->set_token_class(static_cast<v1::TokenClass>(c));
+      line->set_price_micro_per_m(333'333);
+    }
+    ASSERT_TRUE(admin->PublishPlanVersion(&c2, publish, &plan).ok());
+    auto create = Keyed<v1::CreatePartyRequest>("tenant");
+    create.set_kind(v1::PARTY_KIND_TENANT);
+    create.set_name("demo");
+    ASSERT_TRUE(admin->CreateParty(&c3, create, &tenant).ok());
+    auto money = Keyed<v1::TopUpRequest>("money");
+    money.set_party_name("demo");
+    money.set_amount_micro(1'000'000'000'000);
+    v1::Balance balance;
+    ASSERT_TRUE(admin->TopUp(&c4, money, &balance).ok());
+  }
+  v1::GrantSliceRequest slice;
+  slice.set_slice_id(NewTimeOrderedId().ToBytes());
+  slice.set_gateway_id(NewTimeOrderedId().ToBytes());
+  slice.set_gateway_epoch(1);
+  slice.set_party_id(tenant.party_id());
+  slice.set_wanted_micro(900'000'000'000);
+  slice.set_minimum_micro(1);
+  {
+    auto credit = v1::Credit::NewStub(channel("gateway"));
+    v1::GrantSliceResponse granted;
+    Deadline context;
+    ASSERT_TRUE(credit->GrantSlice(&context, slice, &granted).ok());
+  }
+
+  Ledger ledger;
+  std::mt19937_64 random(11);
+  for (int round = 0; round < rounds; ++round) {
+    // A sender works at full speed until its peer dies, some of its records sent twice on purpose.
+    Deadline context(60);
+    std::thread sender([&] {
+      auto usage = v1::Usage::NewStub(channel("gateway"));
+      auto stream = usage->AppendUsage(&context);
+      for (;;) {
+        v1::UsageBatch batch;
+        for (const v1::UsageRecord& record : ledger.unacknowledged) *batch.add_records() = record;
+        while (batch.records_size() < 40) {
+          v1::UsageRecord record;
+          record.set_record_id(NewTimeOrderedId().ToBytes());
+          record.set_request_id(NewTimeOrderedId().ToBytes());
+          record.set_party_id(tenant.party_id());
+          record.set_key_id(std::string(16, 'k'));
+          record.set_slice_id(slice.slice_id());
+          record.set_model("m");
+          record.set_plan_version_id(plan.plan_version_id());
+          record.set_outcome(v1::USAGE_OUTCOME_COMPLETED);
+          record.set_output_tokens(random() % 1000);
+          ledger.all.push_back(record);
+          *batch.add_records() = record;
+        }
+        if (ledger.all.size() > 100) *batch.add_records() = ledger.all[random() % (ledger.all.size() - 50)];
+        ledger.unacknowledged.assign(batch.records().begin(), batch.records().end());
+        v1::UsageAck ack;
+        if (!stream->Write(batch) || !stream->Read(&ack)) break;
+        ASSERT_EQ(ack.rejected_size(), 0) << ack.rejected(0).reason();
+        for (const std::string& id : ack.record_ids()) ledger.acknowledged.insert(id);
+        ledger.unacknowledged.clear();
+      }
+      context.TryCancel();
+      stream->Finish();
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(30 + random() % 120));
+    process->Kill();
+    context.TryCancel();  // it may not have been connected yet
+    sender.join();
+    process = std::make_unique<Process>(identities);
+  }
+  process->Kill();
+
+  Store::Options options;
+  options.path = identities.dir() + "/billing/gantry.db";
+  auto store = Store::Open(options);
+  ASSERT_TRUE(store.ok()) << store.status();
+  absl::Status checked = (*store)->ReadAndWait([&](Database& db) {
+    std::set<std::string> booked;
+    for (Rows rows = db.Query("SELECT record_id FROM usage_event"); rows.Next();) booked.insert(rows.Text(0));
+    size_t lost = 0;
+    for (const std::string& id : ledger.acknowledged) lost += booked.count(id) == 0 ? 1 : 0;
+    EXPECT_EQ(lost, 0u) << "acknowledged and lost";
+    EXPECT_LE(booked.size(), ledger.all.size());
+    v1::AuditReport report = Audit(db);
+    EXPECT_TRUE(report.ok()) << report.DebugString();
+    std::printf("%d kills, %zu records acknowledged, %zu booked, 0 twice, %zu lost\n", rounds,
+                ledger.acknowledged.size(), booked.size(), lost);
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(checked.ok()) << checked;
+  EXPECT_GT(ledger.acknowledged.size(), 0u);
+}
+
+}  // namespace
+}  // namespace gantry::billing

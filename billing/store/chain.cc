@@ -1,0 +1,29 @@
+#include "billing/store/chain.h"
+
+#include <openssl/sha.h>
+
+namespace gantry::billing {
+
+ChainHash& ChainHash::Add(absl::string_view bytes) {
+  Add(static_cast<int64_t>(bytes.size()));
+  fields_.append(bytes.data(), bytes.size());
+  return *this;
+}
+
+ChainHash& ChainHash::Add(int64_t value) {
+  for (int shift = 0; shift < 64; shift += 8) fields_.push_back(static_cast<char>(value >> shift));
+  return *this;
+}
+
+std::string ChainHash::Finish() const {
+  return Sha256(fields_);
+}
+
+std::string Sha256(absl::string_view bytes) {
+  std::string hash(SHA256_DIGEST_LENGTH, '\0');
+  SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
+         reinterpret_cast<unsigned char*>(hash.data()));
+  return hash;
+}
+
+}  // namespace gantry::billing

@@ -1,0 +1,30 @@
+// Hash chains over append-only tables: hash(n) = SHA-256(hash(n-1) || fields of row n), each field with its length
+// before it. Whoever changes, removes or inserts a row must rewrite every hash after it, and the last one is published.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "services/common/ids.h"
+
+namespace gantry::billing {
+
+class ChainHash {
+ public:
+  // `previous`: hash of the row before, empty for the first.
+  explicit ChainHash(absl::string_view previous) { Add(previous); }
+  ChainHash& Add(absl::string_view bytes);
+  ChainHash& Add(const std::string& bytes) { return Add(absl::string_view(bytes)); }
+  ChainHash& Add(const char* bytes) { return Add(absl::string_view(bytes)); }
+  ChainHash& Add(int64_t value);
+  ChainHash& Add(const Id16& id) { return Add(absl::string_view(id.ToBytes())); }
+  std::string Finish() const;  // 32 bytes
+
+ private:
+  std::string fields_;
+};
+
+std::string Sha256(absl::string_view bytes);
+
+}  // namespace gantry::billing

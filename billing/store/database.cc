@@ -1,0 +1,224 @@
+#include "billing/store/database.h"
+
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/check.h"
+
+namespace gantry::billing {
+namespace {
+
+absl::Status FromSqlite(int code, const std::string& message) {
+  switch (code & 0xff) {
+    case SQLITE_FULL:
+      return absl::ResourceExhaustedError(absl::StrCat("the disk of the database is full: ", message));
+    case SQLITE_IOERR:
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+      return absl::DataLossError(absl::StrCat("database: ", message));
+    default:
+      return absl::InternalError(absl::StrCat("database: ", message));
+  }
+}
+
+absl::StatusOr<int> LockBeside(const std::string& path) {
+  const std::string lock = path + ".lock";
+  int fd = open(lock.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+  if (fd < 0) {
+    return absl::PermissionDeniedError(absl::StrCat("cannot write ", lock, ": ", std::strerror(errno),
+                                                    "; the billing directory must belong to the user of the process"));
+  }
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    close(fd);
+    return absl::FailedPreconditionError(absl::StrCat(path, " is in use by another gantry-billing"));
+  }
+  return fd;
+}
+
+}  // namespace
+
+// ---- Rows ----
+
+Rows::Rows(Rows&& other) noexcept : database_(other.database_), statement_(other.statement_), cached_(other.cached_) {
+  other.statement_ = nullptr;
+}
+
+Rows::~Rows() {
+  if (statement_ == nullptr) return;
+  if (!cached_) {
+    sqlite3_finalize(statement_);
+    return;
+  }
+  sqlite3_reset(statement_);
+  sqlite3_clear_bindings(statement_);
+  database_->statements_[sqlite3_sql(statement_)].busy = false;
+}
+
+bool Rows::Next() {
+  if (statement_ == nullptr || !database_->ok()) return false;
+  int code = sqlite3_step(statement_);
+  if (code == SQLITE_ROW) return true;
+  if (code != SQLITE_DONE) database_->Remember(code);
+  return false;
+}
+
+int64_t Rows::Int(int column) const {
+  return sqlite3_column_int64(statement_, column);
+}
+
+std::string Rows::Text(int column) const {
+  const auto* bytes = static_cast<const char*>(sqlite3_column_blob(statement_, column));
+  return bytes == nullptr ? std::string()
+                          : std::string(bytes, static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
+}
+
+Id16 Rows::Id(int column) const {
+  return Id16::FromBytes(Text(column)).value_or(Id16{});
+}
+
+bool Rows::IsNull(int column) const {
+  return sqlite3_column_type(statement_, column) == SQLITE_NULL;
+}
+
+// ---- Database ----
+
+absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path, Mode mode) {
+  GANTRY_CHECK(sqlite3_threadsafe() != 0, "SQLite is built for threads");
+  int lock_fd = -1;
+  if (mode == Mode::kWriter) {
+    absl::StatusOr<int> lock = LockBeside(path);
+    if (!lock.ok()) return lock.status();
+    lock_fd = *lock;
+    int fd = open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0) {
+      int error = errno;
+      close(lock_fd);
+      return absl::PermissionDeniedError(absl::StrCat("cannot write ", path, ": ", std::strerror(error)));
+    }
+    close(fd);
+  } else if (access(path.c_str(), R_OK) != 0) {
+    return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
+  }
+  sqlite3* handle = nullptr;
+  const int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE;
+  int code = sqlite3_open_v2(path.c_str(), &handle, flags, nullptr);
+  std::unique_ptr<Database> database(new Database(handle));
+  database->lock_fd_ = lock_fd;
+  if (code != SQLITE_OK) return FromSqlite(code, absl::StrCat(path, ": ", sqlite3_errmsg(handle)));
+  sqlite3_extended_result_codes(handle, 1);
+  sqlite3_busy_timeout(handle, 5000);
+  database->Script(
+      "PRAGMA mmap_size = 0; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -4096;");
+  if (mode == Mode::kWriter) {
+    database->Script("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 1000;");
+    {
+      Rows rows = database->Query("PRAGMA journal_mode");
+      if (rows.Next() && rows.Text(0) != "wal")
+        database->error_ = absl::InternalError("database: WAL is not available");
+    }
+    {
+      Rows rows = database->Query("PRAGMA synchronous");
+      if (!rows.Next() || rows.Int(0) != 2) {
+        if (database->ok()) database->error_ = absl::InternalError("database: synchronous is not FULL");
+      }
+    }
+  } else {
+    database->Script("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0;");
+  }
+  absl::Status error = database->TakeError();
+  if (!error.ok()) return absl::Status(error.code(), absl::StrCat(path, ": ", error.message()));
+  return database;
+}
+
+Database::~Database() {
+  for (auto& [sql, cached] : statements_) sqlite3_finalize(cached.statement);
+  sqlite3_close(handle_);
+  if (lock_fd_ >= 0) close(lock_fd_);
+}
+
+Rows Database::Prepare(const char* sql) {
+  if (!ok()) return Rows(this, nullptr, false);
+  Cached& cached = statements_[sql];
+  if (cached.statement != nullptr && !cached.busy) {
+    cached.busy = true;
+    return Rows(this, cached.statement, true);
+  }
+  sqlite3_stmt* statement = nullptr;
+  const bool keep = cached.statement == nullptr;
+  int code = sqlite3_prepare_v3(handle_, sql, -1, keep ? SQLITE_PREPARE_PERSISTENT : 0, &statement, nullptr);
+  if (code != SQLITE_OK) {
+    Remember(code);
+    return Rows(this, nullptr, false);
+  }
+  if (keep) {
+    cached.statement = statement;
+    cached.busy = true;
+  }
+  return Rows(this, statement, keep);
+}
+
+void Database::Script(const char* sql) {
+  if (!ok()) return;
+  int code = sqlite3_exec(handle_, sql, nullptr, nullptr, nullptr);
+  if (code != SQLITE_OK) Remember(code);
+}
+
+void Database::CheckArgumentCount(sqlite3_stmt* statement, int bound, const char* sql) {
+  if (sqlite3_bind_parameter_count(statement) != bound) std::fprintf(stderr, "%s\n", sql);
+  GANTRY_CHECK(sqlite3_bind_parameter_count(statement) == bound, "a statement gets as many arguments as it has marks");
+}
+
+void Database::Bind(sqlite3_stmt* statement, int position, int64_t value) {
+  sqlite3_bind_int64(statement, position, value);
+}
+void Database::Bind(sqlite3_stmt* statement, int position, uint64_t value) {
+  if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+    if (ok()) error_ = absl::OutOfRangeError("a count does not fit 63 bits");
+    return;
+  }
+  sqlite3_bind_int64(statement, position, static_cast<int64_t>(value));
+}
+void Database::Bind(sqlite3_stmt* statement, int position, const Id16& id) {
+  sqlite3_bind_blob(statement, position, id.bytes.data(), static_cast<int>(id.bytes.size()), SQLITE_TRANSIENT);
+}
+void Database::Bind(sqlite3_stmt* statement, int position, Blob blob) {
+  sqlite3_bind_blob64(statement, position, blob.bytes.empty() ? "" : blob.bytes.data(), blob.bytes.size(),
+                      SQLITE_TRANSIENT);
+}
+void Database::Bind(sqlite3_stmt* statement, int position, absl::string_view text) {
+  sqlite3_bind_text64(statement, position, text.empty() ? "" : text.data(), text.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
+}
+void Database::Bind(sqlite3_stmt* statement, int position, std::nullptr_t) {
+  sqlite3_bind_null(statement, position);
+}
+
+void Database::Remember(int code) {
+  if (ok()) error_ = FromSqlite(code, sqlite3_errmsg(handle_));
+}
+
+absl::Status Database::TakeError() {
+  absl::Status error = std::move(error_);
+  error_ = absl::OkStatus();
+  return error;
+}
+
+bool Database::InTransaction() const {
+  return sqlite3_get_autocommit(handle_) == 0;
+}
+int64_t Database::LastRowId() const {
+  return sqlite3_last_insert_rowid(handle_);
+}
+int64_t Database::Changes() const {
+  return sqlite3_changes64(handle_);
+}
+
+}  // namespace gantry::billing

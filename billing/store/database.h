@@ -1,0 +1,133 @@
+// SQLite for code that knows its statements: typed binds, typed columns, errors that stick.
+//
+// An error inside a statement (disk full, constraint, wrong type) is remembered by the Database; later statements do
+// nothing and read nothing until TakeError. The writer asks once per command, so that commands need no check after each
+// line, and a command whose reads failed can never commit what it concluded from them.
+//
+// Rule R13: one connection writes and checkpoints, on one thread; others read only. SQLite 3.40.1 may lose commits when
+// two connections do. No mmap. `synchronous` is FULL and asserted.
+//
+// Threads: one thread at a time per Database.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "services/common/ids.h"
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace gantry::billing {
+
+// Bound as BLOB; plain strings are bound as TEXT.
+struct Blob {
+  absl::string_view bytes;
+};
+
+class Database;
+
+// A running statement: its rows, one after the other. Ends when it goes out of scope.
+class Rows {
+ public:
+  ~Rows();
+  Rows(Rows&& other) noexcept;
+  Rows(const Rows&) = delete;
+  Rows& operator=(const Rows&) = delete;
+
+  // To the next row. False at the end and after an error.
+  bool Next();
+  int64_t Int(int column) const;
+  std::string Text(int column) const;  // TEXT or BLOB as bytes; "" for NULL
+  // A BLOB of 16 bytes; zero for anything else.
+  Id16 Id(int column) const;
+  bool IsNull(int column) const;
+
+ private:
+  friend class Database;
+  Rows(Database* database, sqlite3_stmt* statement, bool cached)
+      : database_(database), statement_(statement), cached_(cached) {}
+  Database* database_;
+  sqlite3_stmt* statement_;  // null: an error came before
+  bool cached_;
+};
+
+class Database {
+ public:
+  enum class Mode { kWriter, kReader };
+  // A writer creates the file (0600) when there is none. Errors name the path: NOT_FOUND, PERMISSION_DENIED, DATA_LOSS
+  // (not a database), FAILED_PRECONDITION (in use by another process: the writer holds a lock file beside it).
+  static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path, Mode mode);
+  ~Database();
+  Database(const Database&) = delete;
+  Database& operator=(const Database&) = delete;
+
+  // `sql` is a literal; it is prepared once. Arguments: integers, Id16, Blob, text, nullptr, in the order of the `?`.
+  template <typename... Args>
+  Rows Query(const char* sql, const Args&... args) {
+    Rows rows = Prepare(sql);
+    if (rows.statement_ != nullptr) {
+      int position = 0;
+      (Bind(rows.statement_, ++position, args), ...);
+      CheckArgumentCount(rows.statement_, position, sql);
+    }
+    return rows;
+  }
+  // Runs a statement that gives no rows. The number of rows changed.
+  template <typename... Args>
+  int64_t Execute(const char* sql, const Args&... args) {
+    Rows rows = Query(sql, args...);
+    while (rows.Next()) {
+    }
+    return ok() ? Changes() : 0;
+  }
+  // Several statements without arguments.
+  void Script(const char* sql);
+
+  bool ok() const { return error_.ok(); }
+  // The first error since the last call, as RESOURCE_EXHAUSTED (disk full), DATA_LOSS (I/O, corruption) or INTERNAL.
+  absl::Status TakeError();
+  // False once SQLite has rolled a transaction back by itself, as it does when the disk is full.
+  bool InTransaction() const;
+  int64_t LastRowId() const;
+  int64_t Changes() const;
+
+ private:
+  friend class Rows;
+  explicit Database(sqlite3* handle) : handle_(handle) {}
+  Rows Prepare(const char* sql);
+  void CheckArgumentCount(sqlite3_stmt* statement, int bound, const char* sql);
+  void Bind(sqlite3_stmt* statement, int position, int64_t value);
+  void Bind(sqlite3_stmt* statement, int position, int value) { Bind(statement, position, int64_t{value}); }
+  void Bind(sqlite3_stmt* statement, int position, uint32_t value) { Bind(statement, position, int64_t{value}); }
+  // Counts beyond int64 have no place here: remembered as an error.
+  void Bind(sqlite3_stmt* statement, int position, uint64_t value);
+  void Bind(sqlite3_stmt* statement, int position, const Id16& id);
+  void Bind(sqlite3_stmt* statement, int position, Blob blob);
+  void Bind(sqlite3_stmt* statement, int position, absl::string_view text);
+  void Bind(sqlite3_stmt* statement, int position, const std::string& text) {
+    Bind(statement, position, absl::string_view(text));
+  }
+  void Bind(sqlite3_stmt* statement, int position, const char* text) {
+    Bind(statement, position, absl::string_view(text));
+  }
+  void Bind(sqlite3_stmt* statement, int position, std::nullptr_t);
+  void Remember(int code);
+
+  struct Cached {
+    sqlite3_stmt* statement = nullptr;
+    bool busy = false;
+  };
+  sqlite3* handle_;
+  int lock_fd_ = -1;
+  std::unordered_map<std::string, Cached> statements_;
+  absl::Status error_;
+};
+
+}  // namespace gantry::billing

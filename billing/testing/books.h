@@ -1,0 +1,70 @@
+// For tests: a store in a directory of its own with a house, the plan "standard" and one tenant, and a clock that the
+// test moves.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "billing/store/store.h"
+#include "gantry/v1/admin.pb.h"
+#include "gantry/v1/billing.pb.h"
+#include "services/common/ids.h"
+
+namespace gantry::billing {
+
+class Books {
+ public:
+  Books();  // 2026-11-10 12:00 UTC; tenant "demo" with 10 EUR; input 200,000, cached 50,000, output 800,000 per million
+  ~Books();
+
+  Store& store() { return *store_; }
+  const std::string& dir() const { return dir_; }
+  std::string path() const { return dir_ + "/gantry.db"; }
+  int64_t now_us() const { return now_us_; }
+  void Advance(int64_t us) { now_us_ += us; }
+  void SetTime(int64_t us) { now_us_ = us; }
+  const Id16& tenant() const { return tenant_; }
+  const Id16& plan() const { return plan_; }
+  const Id16& key() const { return key_; }
+  const Id16& gateway() const { return gateway_; }
+
+  // Runs a command or a query and fails the test when its status is not OK.
+  void Do(const Store::Command& command);
+  template <typename T>
+  T Get(const std::function<absl::StatusOr<T>(Database&)>& command) {
+    T value{};
+    Do([&](Database& db) {
+      absl::StatusOr<T> result = command(db);
+      if (result.ok()) value = *std::move(result);
+      return result.status();
+    });
+    return value;
+  }
+  // One integer of one row.
+  int64_t Int(const char* sql);
+  // Past every guard of the schema, to see whether audits notice.
+  void Tamper(const char* sql);
+  // Closes and opens the store again.
+  void Reopen();
+
+  Id16 NewTenant(const std::string& name, int64_t top_up_micro);
+  // Grants a slice; zero id when billing refuses.
+  Id16 Slice(int64_t micro, uint64_t epoch = 1);
+  v1::UsageRecord Record(const Id16& slice, uint64_t prompt, uint64_t output,
+                         v1::UsageOutcome outcome = v1::USAGE_OUTCOME_COMPLETED);
+  v1::WitnessRecord Witness(const v1::UsageRecord& record, uint64_t generated);
+  v1::UsageAck Append(const v1::UsageRecord& record);
+  v1::UsageAck Append(const v1::WitnessRecord& record);
+  std::string MatchState(const v1::UsageRecord& record);
+  v1::AuditReport Audited();
+
+ private:
+  std::string dir_;
+  std::unique_ptr<Store> store_;
+  std::atomic<int64_t> now_us_;
+  Id16 tenant_, plan_, key_, gateway_;
+};
+
+}  // namespace gantry::billing
