@@ -47,6 +47,9 @@ class Credit final : public CreditClient {
   void GrantSlice(const v1::GrantSliceRequest& request,
                   std::function<void(absl::StatusOr<v1::GrantSliceResponse>)> done) override {
     Start(request, std::move(done), [this](auto* call, auto finish) {
+      // A billing that is being started again costs this request a moment, not a refusal: the connection comes back
+      // within a second of it.
+      call->context.set_wait_for_ready(true);
       stub_->async()->GrantSlice(&call->context, &call->request, &call->response, std::move(finish));
     });
   }
