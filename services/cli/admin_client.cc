@@ -40,11 +40,11 @@ std::string RandomIdempotencyKey() {
   return absl::StrCat("cli-", NewTimeOrderedId().ToHex());
 }
 
-absl::StatusOr<AdminClient> AdminClient::Connect(const DataDir& data_dir) {
+absl::StatusOr<AdminClient> AdminClient::Connect(const DataDir& data_dir, const AdminClientOptions& options) {
   if (LockHolder(data_dir) == 0) return NothingRuns(data_dir);
   GANTRY_ASSIGN_OR_RETURN(const Identity identity, LoadAdminIdentity(data_dir.admin_key_file()));
   return AdminClient(v1::BillingAdmin::NewStub(MakeChannel(data_dir.socket("billing"), identity)),
-                     data_dir.log_file("billing"));
+                     data_dir.log_file("billing"), options);
 }
 
 absl::Status AdminClient::Explain(const absl::Status& status) const {
@@ -52,7 +52,7 @@ absl::Status AdminClient::Explain(const absl::Status& status) const {
   const std::string last = LastLogLine(log_file_);
   return absl::Status(
       status.code(),
-      absl::StrCat("billing does not answer within ", absl::FormatDuration(kAdminDeadline),
+      absl::StrCat("billing does not answer within ", absl::FormatDuration(options_.deadline),
                    "; `gantry status` shows its state, ", log_file_, " says", last.empty() ? " nothing" : ": " + last));
 }
 

@@ -25,10 +25,15 @@ absl::Status NothingRuns(const DataDir& data_dir);
 // A key that no other call has, for requests that must happen once.
 std::string RandomIdempotencyKey();
 
+struct AdminClientOptions {
+  absl::Duration deadline = kAdminDeadline;  // of each call
+  bool wait_for_billing = true;              // one that is being started again; false: UNAVAILABLE at once
+};
+
 class AdminClient {
  public:
   // FAILED_PRECONDITION: nothing runs here. Errors of LoadAdminIdentity.
-  static absl::StatusOr<AdminClient> Connect(const DataDir& data_dir);
+  static absl::StatusOr<AdminClient> Connect(const DataDir& data_dir, const AdminClientOptions& options = {});
 
   // Waits, within the deadline, for a billing that is being started again. Errors: billing's own; DEADLINE_EXCEEDED
   // when it does not answer, which says nothing about whether the call took effect.
@@ -37,8 +42,8 @@ class AdminClient {
                                                                                Response*),
                                 const Request& request) const {
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + kAdminDeadline));
-    context.set_wait_for_ready(true);
+    context.set_deadline(absl::ToChronoTime(absl::Now() + options_.deadline));
+    context.set_wait_for_ready(options_.wait_for_billing);
     Response response;
     const grpc::Status status = (stub_.get()->*method)(&context, request, &response);
     if (!status.ok()) return Explain(FromGrpcStatus(status));
@@ -57,13 +62,14 @@ class AdminClient {
   }
 
  private:
-  AdminClient(std::unique_ptr<v1::BillingAdmin::Stub> stub, std::string log_file)
-      : stub_(std::move(stub)), log_file_(std::move(log_file)) {}
+  AdminClient(std::unique_ptr<v1::BillingAdmin::Stub> stub, std::string log_file, const AdminClientOptions& options)
+      : stub_(std::move(stub)), log_file_(std::move(log_file)), options_(options) {}
   absl::Status Explain(const absl::Status& status) const;
   static absl::Status ExplainOnce(const absl::Status& status, const std::string& key);
 
   std::unique_ptr<v1::BillingAdmin::Stub> stub_;
   std::string log_file_;
+  AdminClientOptions options_;
 };
 
 // Process.Status of one process. UNAVAILABLE when it does not listen or does not answer in time.

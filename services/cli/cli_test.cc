@@ -52,7 +52,7 @@ TEST_F(CliTest, WrongCommandLinesGetOneLineAndExitCode2) {
     std::vector<std::string> arguments;
     const char* says;
   } cases[] = {
-      {{}, "gantry: a command is missing; expected one of: up, down, status, tenant, key"},
+      {{}, "gantry: a command is missing; expected one of: up, down, status, tenant, key, plan, topup"},
       {{"upp"}, "gantry: unknown command `upp`; expected one of: up"},
       {{"key"}, "gantry key: a command is missing; expected one of: create, list, revoke; see: gantry key --help"},
       {{"key", "make"}, "gantry key: unknown command `make`"},
@@ -64,6 +64,7 @@ TEST_F(CliTest, WrongCommandLinesGetOneLineAndExitCode2) {
       {{"topup", "--tenant", "demo", "1e3"}, "gantry: amount `1e3` is not valid: expected a positive decimal number"},
       {{"topup", "--tenant", "demo", "0.0000001"}, "gantry: amount `0.0000001` is not valid"},
       {{"usage", "--tenant", "demo", "--period", "July"}, "gantry: period `July` is not valid: expected YYYY-MM"},
+      {{"plan", "publish", "standard", "--input", "0.2", "--output", "much"}, "gantry: amount `much` is not valid"},
       {{"invoice", "--tenant", "demo", "--format", "pdf"}, "gantry invoice: --format"},
       {{"invoice", "--tenant", "demo", "--period", "2026-13"}, "gantry: period `2026-13` is not valid"},
       {{"chat"}, "gantry chat: TEXT is required"},
@@ -114,6 +115,7 @@ TEST_F(CliTest, HelpTeachesWithExamples) {
                                                                                        {"status"},
                                                                                        {"tenant", "create"},
                                                                                        {"key", "create"},
+                                                                                       {"plan", "publish"},
                                                                                        {"topup"},
                                                                                        {"usage"},
                                                                                        {"audit"},

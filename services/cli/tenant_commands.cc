@@ -14,7 +14,7 @@ namespace {
 using Admin = v1::BillingAdmin::Stub;
 
 struct TenantOptions {
-  std::string name, legal_name, currency, credit_limit, idempotency_key;
+  std::string name, legal_name, currency, plan, credit_limit, idempotency_key;
   bool json = false;
 };
 
@@ -52,6 +52,7 @@ absl::StatusOr<int> CreateTenant(const TenantOptions& options, const Invocation&
   request.set_name(options.name);
   request.set_legal_name(options.legal_name.empty() ? options.name : options.legal_name);
   request.set_currency(options.currency);
+  request.set_plan(options.plan);
   if (!options.credit_limit.empty()) {
     GANTRY_ASSIGN_OR_RETURN(const int64_t micro, ParseMicro(options.credit_limit));
     request.set_credit_limit_micro(micro);
@@ -88,6 +89,7 @@ absl::StatusOr<int> ListTenants(const TenantOptions& options, const Invocation& 
                       {"legal_name", party.legal_name()},
                       {"status", StatusName(party.status())},
                       {"currency", party.currency()},
+                      {"plan", party.plan()},
                       {"posted_micro", balance.posted_micro()},
                       {"held_micro", balance.held_micro()},
                       {"available_micro", balance.available_micro()},
@@ -97,11 +99,11 @@ absl::StatusOr<int> ListTenants(const TenantOptions& options, const Invocation& 
     *invocation.out << list.dump(2) << "\n";
     return 0;
   }
-  Table table({"NAME", "KIND", "STATUS", ">BALANCE", ">HELD", ">AVAILABLE", "CURRENCY", "SINCE (UTC)"});
+  Table table({"NAME", "KIND", "STATUS", ">BALANCE", ">HELD", ">AVAILABLE", "CURRENCY", "PLAN", "SINCE (UTC)"});
   for (const auto& [party, balance] : parties) {
     table.Add({party.name(), KindName(party.kind()), StatusName(party.status()), FormatMicro(balance.posted_micro()),
                FormatMicro(balance.held_micro()), FormatMicro(balance.available_micro()), party.currency(),
-               FormatTime(party.created_us())});
+               party.plan().empty() ? "-" : party.plan(), FormatTime(party.created_us())});
   }
   *invocation.out << table.Render();
   return 0;
@@ -138,6 +140,7 @@ void AddTenantCommands(CLI::App& app, Invocation& invocation) {
   create->add_option("NAME", options->name, "1 to 64 of a-z, 0-9 and -")->required();
   create->add_option("--legal-name", options->legal_name, "as invoices show it; default: NAME")->type_name("TEXT");
   create->add_option("--currency", options->currency, "ISO 4217; default: the house's")->type_name("CODE");
+  create->add_option("--plan", options->plan, "whose prices it pays; default: standard")->type_name("PLAN");
   create->add_option("--credit-limit", options->credit_limit, "how far below zero the balance may go; default: prepaid")
       ->type_name("AMOUNT");
   AddIdempotencyKey(*create, &options->idempotency_key);

@@ -34,6 +34,7 @@ namespace {
 
 constexpr absl::Duration kLookEvery = absl::Milliseconds(20);
 constexpr absl::Duration kStatusTimeout = absl::Milliseconds(500);
+constexpr absl::Duration kBootstrapDeadline = absl::Seconds(5);
 constexpr absl::Duration kFirstProgress = absl::Seconds(3);
 constexpr absl::Duration kNextProgress = absl::Seconds(5);
 
@@ -167,8 +168,10 @@ class Startup {
           continue;
         }
         if (it->first == "billing") {
-          GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(data_dir_));
-          GANTRY_ASSIGN_OR_RETURN(bootstrap, Bootstrap(client, data_dir_));
+          absl::StatusOr<BootstrapResult> result = TryBootstrap();
+          // Gone again. Either it comes back, and all steps can be repeated, or the next look says why it will not.
+          if (absl::IsUnavailable(result.status()) || absl::IsDeadlineExceeded(result.status())) break;
+          GANTRY_ASSIGN_OR_RETURN(bootstrap, std::move(result));
         }
         it = missing.erase(it);
       }
@@ -178,6 +181,13 @@ class Startup {
   }
 
  private:
+  absl::StatusOr<BootstrapResult> TryBootstrap() const {
+    const absl::StatusOr<AdminClient> client =
+        AdminClient::Connect(data_dir_, {.deadline = kBootstrapDeadline, .wait_for_billing = false});
+    if (!client.ok()) return absl::UnavailableError(client.status().message());
+    return Bootstrap(*client, data_dir_);
+  }
+
   // Called before each look: waits a little and ends what has no prospect.
   absl::Status Look(const std::function<std::string()>& waiting_for) {
     if (looked_) absl::SleepFor(kLookEvery);
