@@ -77,7 +77,8 @@ struct Gateway::Impl {
   bool drained = false;
 
   bool Ready() const {
-    return !context.draining.load() && keys.Fresh() && !models->List().empty() && !journal->Stats().failing;
+    return !context.draining.load() && keys.Fresh() && prices.loaded() && !models->List().empty() &&
+           !journal->Stats().failing;
   }
   absl::Status OpenJournal(const std::string& state_dir);
   void ConnectCredit(const Instance& instance, const std::vector<UsageJournal::Slice>& left);

@@ -50,7 +50,7 @@ class Gateway {
   const Metrics& metrics() const;
   void UpdateMetrics();
   Health CurrentHealth() const;
-  // Keys are fresh, a model is known, usage can be written.
+  // Keys are fresh, prices and a model are known, usage can be written.
   bool ready() const;
 
   // Admits no more, waits up to `budget` for running requests, ends the rest with an error, hands usage and unspent

@@ -145,6 +145,9 @@ std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admission::Admit(con
     return Refusal{RefusalReason::kModel, absl::StrCat("The API key may not use model \"", request.model, "\".")};
   }
   std::optional<Prices> prices = prices_->Find(key->party, request.model);
+  if (!prices.has_value() && !prices_->loaded()) {
+    return Refusal{RefusalReason::kBillingAway, "Prices are not known yet.", absl::Seconds(1), {}};
+  }
   if (!prices.has_value()) {
     return Refusal{RefusalReason::kNoPrice,
                    absl::StrCat("The account's plan has no price for model \"", request.model, "\".")};

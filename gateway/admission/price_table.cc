@@ -42,12 +42,18 @@ uint64_t PriceTable::Apply(const v1::PriceEvent& event) {
     if (party.ok()) tenants_[*party] = std::make_shared<v1::TenantPrices>(prices);
   };
   if (event.has_snapshot()) {
+    loaded_ = true;
     tenants_.clear();
     for (const v1::TenantPrices& prices : event.snapshot().tenants()) set(prices);
   } else if (event.has_upsert()) {
     set(event.upsert());
   }
   return event.sequence();
+}
+
+bool PriceTable::loaded() const {
+  absl::MutexLock lock(&mu_);
+  return loaded_;
 }
 
 std::optional<Prices> PriceTable::Find(const Id16& party, absl::string_view model) const {

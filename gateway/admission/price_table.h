@@ -40,12 +40,15 @@ class PriceTable {
   PriceTable();
   ~PriceTable();
   uint64_t Apply(const v1::PriceEvent& event);
+  // Whether billing has said what there is.
+  bool loaded() const;
   // None: the tenant has no plan, or no line of it covers the model's input and output.
   std::optional<Prices> Find(const Id16& party, absl::string_view model) const;
 
  private:
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Id16, std::shared_ptr<const v1::TenantPrices>> tenants_ ABSL_GUARDED_BY(mu_);
+  bool loaded_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace gantry::gateway

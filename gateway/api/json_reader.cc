@@ -155,7 +155,8 @@ std::optional<double> FieldReader::Number(absl::string_view key, double min, dou
   }
   double number = value->get<double>();
   if (!(number >= min && number <= max)) {
-    WrongValue(key, absl::StrCat("expected a number from ", min, " to ", max, ", but got ", number, " instead."));
+    WrongValue(key, absl::StrCat("expected a number from ", min, " to ", max, ", but got ", number, " instead."),
+               number < min ? "decimal_below_min_value" : "decimal_above_max_value");
     return std::nullopt;
   }
   return number;
@@ -183,8 +184,10 @@ std::optional<int64_t> FieldReader::Integer(absl::string_view key, int64_t min, 
     inside = number >= min && number <= max;
   }
   if (!inside) {
-    WrongValue(key, absl::StrCat("expected an integer from ", min, " to ", max, ", but got ",
-                                 value->dump().substr(0, 32), " instead."));
+    WrongValue(key,
+               absl::StrCat("expected an integer from ", min, " to ", max, ", but got ", value->dump().substr(0, 32),
+                            " instead."),
+               value->get<double>() < static_cast<double>(min) ? "integer_below_min_value" : "integer_above_max_value");
     return std::nullopt;
   }
   return number;
