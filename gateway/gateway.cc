@@ -27,6 +27,7 @@ namespace {
 constexpr absl::Duration kTick = absl::Seconds(1);
 // What a shutdown waits for billing to take records and slices; what is left stays in the spool for the next start.
 constexpr absl::Duration kFlush = absl::Seconds(5);
+constexpr absl::Duration kReturnAgain = absl::Milliseconds(500);
 
 absl::Duration MonotonicNow() {
   return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
@@ -225,8 +226,11 @@ void Gateway::Drain(absl::Duration budget) {
   if (impl.book != nullptr && budget > absl::ZeroDuration()) {
     const absl::Duration deadline = MonotonicNow() + kFlush;
     WaitUntil(kFlush, [&] { return impl.journal->pending() == 0; });
-    impl.book->ReturnAll();
-    WaitUntil(deadline - MonotonicNow(), [&] { return impl.book->open_slices() == 0; });
+    // What a record that could not be written keeps open stays open: the worker's count will settle it.
+    do {
+      impl.book->ReturnAll();
+      impl.orphans->Tick();
+    } while (!WaitUntil(kReturnAgain, [&] { return impl.book->closing_slices() == 0; }) && MonotonicNow() < deadline);
     Log(LogLevel::kInfo, "gateway has drained",
         {{"usage records left in the spool", impl.journal->pending()}, {"slices left", impl.book->open_slices()}});
   }

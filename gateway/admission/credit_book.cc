@@ -295,6 +295,7 @@ void CreditBook::ReturnAll() {
     }
   }
   CloseFinished();
+  UndoLostGrants();
 }
 
 void CreditBook::CloseFinished() {
@@ -354,6 +355,15 @@ CreditBook::Totals CreditBook::TotalsOf(const Id16& party_id) const {
     ++totals.slices;
   }
   return totals;
+}
+
+int CreditBook::closing_slices() const {
+  absl::MutexLock lock(&mu_);
+  int count = 0;
+  for (const auto& [id, party] : parties_) {
+    for (const Slice& slice : party.slices) count += slice.retired && slice.open_holds == 0 && slice.unacked == 0;
+  }
+  return count;
 }
 
 int CreditBook::open_slices() const {

@@ -102,7 +102,8 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
 
   // Once a second: closes slices whose time is over, and undoes grants whose answer was lost.
   void Tick();
-  // Gives back everything that is not held or spent; at shutdown, when no request runs any more.
+  // Gives back everything that is not held or spent; at shutdown, when no request runs any more. Again and again until
+  // closing_slices() is 0: a call may fail.
   void ReturnAll();
 
   struct Totals {
@@ -115,6 +116,8 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
   Totals TotalsOf(const Id16& party) const;
   // Slices that are not closed yet.
   int open_slices() const;
+  // Of these, slices that nothing keeps open but billing's answer.
+  int closing_slices() const;
 
  private:
   struct Slice {

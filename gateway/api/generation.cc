@@ -259,7 +259,7 @@ void Generation::Close(Ending ending, std::function<void(absl::Status)> done) {
     stop_string = stop_string || choice.by_stop_string;
     v1::SequenceUsage* sequence = record.add_sequences();
     sequence->set_sequence(static_cast<uint32_t>(i));
-    sequence->set_attempts(1);
+    sequence->set_attempts(tokens > 0 ? 1 : 0);  // that delivered something
     sequence->set_output_tokens(tokens);
     sequence->set_finish_reason(choice.reason == v1::FINISH_REASON_UNSPECIFIED ? v1::FINISH_REASON_CANCELLED
                                                                                : choice.reason);
