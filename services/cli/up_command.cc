@@ -95,30 +95,38 @@ class SupervisorChild {
 
   pid_t pid() const { return pid_; }
 
-  // True once it has ended; `error` is then why, empty when it was asked to.
-  bool Ended(std::string* error) {
+  bool Ended() {
     int wait_status = 0;
-    if (waitpid(pid_, &wait_status, WNOHANG) != pid_) return false;
-    char text[4096];
-    for (ssize_t n; (n = read(pipe_fd_, text, sizeof(text))) > 0;) error->append(text, static_cast<size_t>(n));
-    if (error->empty() && WIFSIGNALED(wait_status)) {
-      *error = absl::StrCat("the supervisor was killed by signal ", WTERMSIG(wait_status));
-    }
-    return true;
+    if (!ended_ && waitpid(pid_, &wait_status, WNOHANG) == pid_) Reaped(wait_status);
+    return ended_;
   }
+  // Why it has ended by itself; empty when it was asked to, or has not ended.
+  const std::string& error() const { return error_; }
 
-  // Asks it to stop everything and waits until it has.
+  // Asks it to stop everything and waits until it has. It may have been stopping already, for reasons of its own.
   void Stop() {
+    if (ended_) return;
     kill(pid_, SIGTERM);
     int wait_status = 0;
     while (waitpid(pid_, &wait_status, 0) < 0 && errno == EINTR) {
     }
+    Reaped(wait_status);
   }
 
  private:
   SupervisorChild(pid_t pid, int pipe_fd) : pid_(pid), pipe_fd_(pipe_fd) {}
+  void Reaped(int wait_status) {
+    ended_ = true;
+    char text[4096];
+    for (ssize_t n; (n = read(pipe_fd_, text, sizeof(text))) > 0;) error_.append(text, static_cast<size_t>(n));
+    if (error_.empty() && WIFSIGNALED(wait_status)) {
+      error_ = absl::StrCat("the supervisor was killed by signal ", WTERMSIG(wait_status));
+    }
+  }
   pid_t pid_;
   int pipe_fd_;  // what it says when it ends in an error; open as long as the program runs
+  bool ended_ = false;
+  std::string error_;
 };
 
 // What stands between now and serving, for people.
@@ -193,10 +201,7 @@ class Startup {
     if (looked_) absl::SleepFor(kLookEvery);
     looked_ = true;
     if (g_signal.load() != 0) return absl::CancelledError("stopped while starting");
-    std::string error;
-    if (supervisor_.Ended(&error)) {
-      return absl::FailedPreconditionError(error.empty() ? "the supervisor has ended" : error);
-    }
+    if (supervisor_.Ended()) return absl::FailedPreconditionError("everything was stopped while it started");
     if (absl::Now() >= deadline_) {
       return absl::DeadlineExceededError(absl::StrCat("not ready within ", absl::FormatDuration(timeout_), ": ",
                                                       waiting_for(), "; logs are in ", data_dir_.root(),
@@ -281,16 +286,15 @@ absl::StatusOr<int> Up(const UpOptions& options, const Invocation& invocation) {
   Startup startup(data_dir, plan, supervisor, invocation, absl::Seconds(options.timeout_s));
   const absl::StatusOr<BootstrapResult> bootstrap = startup.Await();
   if (!bootstrap.ok()) {
-    std::string ignored;
-    if (!supervisor.Ended(&ignored)) supervisor.Stop();
-    return bootstrap.status();
+    // Whatever went wrong here, a process that refused its configuration is the cause and this the consequence.
+    supervisor.Stop();
+    return supervisor.error().empty() ? bootstrap.status() : absl::FailedPreconditionError(supervisor.error());
   }
   *invocation.out << Greeting(data_dir, plan, *bootstrap, absl::Now() - begin) << std::flush;
   if (options.detach) return 0;
 
   *invocation.out << "\nCtrl-C stops it.\n" << std::flush;
-  std::string error;
-  for (bool asked = false; !supervisor.Ended(&error);) {
+  for (bool asked = false; !supervisor.Ended();) {
     if (g_signal.load() != 0 && !asked) {
       asked = true;
       *invocation.err << "stopping" << std::endl;
@@ -298,7 +302,7 @@ absl::StatusOr<int> Up(const UpOptions& options, const Invocation& invocation) {
     }
     absl::SleepFor(absl::Milliseconds(50));
   }
-  if (!error.empty()) return absl::InternalError(error);
+  if (!supervisor.error().empty()) return absl::InternalError(supervisor.error());
   return 0;
 }
 
