@@ -1,6 +1,7 @@
 #include "services/common/rpc.h"
 
 #include <fcntl.h>
+#include <grpc/grpc.h>
 #include <grpc/grpc_security_constants.h>
 #include <grpc/support/log.h>
 #include <grpcpp/create_channel.h>
@@ -376,6 +377,12 @@ class Awake {
 }  // namespace
 
 void KeepCallbackThreadsAwake() {
+  // One reference to the library for ever: giving back the last one joins a thread that may sit in a poll of 10 s
+  // (gRPC 1.51's poller of connections that nobody waits on), and the process's exit with it.
+  [[maybe_unused]] static const bool kept = [] {
+    grpc_init();
+    return true;
+  }();
   static Awake awake;
 }
 
