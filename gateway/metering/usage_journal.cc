@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "services/common/log.h"
 
@@ -124,14 +124,21 @@ absl::Status UsageJournal::Recover(std::vector<SpoolRecord> replayed, std::vecto
   }
 
   // Written anew, so that the old segments can go; the same ids make a crash in the middle harmless.
-  absl::Status status;
-  absl::Notification all_done;
-  absl::Mutex mu;
-  size_t left = finals.size() + slices.size();
-  auto done = [&](absl::Status written) {
-    absl::MutexLock lock(&mu);
-    if (!written.ok()) status = written;
-    if (--left == 0) all_done.Notify();
+  // Shared: the spool's thread still holds the lock when this one wakes up and goes on.
+  struct Rewrite {
+    absl::Mutex mu;
+    absl::Status status ABSL_GUARDED_BY(mu);
+    size_t left ABSL_GUARDED_BY(mu) = 0;
+  };
+  auto rewrite = std::make_shared<Rewrite>();
+  {
+    absl::MutexLock lock(&rewrite->mu);
+    rewrite->left = finals.size() + slices.size();
+  }
+  auto done = [rewrite](const absl::Status& written) {
+    absl::MutexLock lock(&rewrite->mu);
+    rewrite->status.Update(written);
+    --rewrite->left;
   };
   std::vector<std::pair<v1::UsageRecord, uint64_t>> appended;
   for (v1::UsageRecord& record : finals) {
@@ -156,8 +163,12 @@ absl::Status UsageJournal::Recover(std::vector<SpoolRecord> replayed, std::vecto
     orphans->back().records = static_cast<uint32_t>(std::count_if(
         appended.begin(), appended.end(), [&](const auto& entry) { return entry.first.slice_id() == id; }));
   }
-  if (!appended.empty() || !slices.empty()) all_done.WaitForNotification();
-  if (!status.ok()) return status;
+  {
+    absl::MutexLock lock(&rewrite->mu);
+    rewrite->mu.Await(absl::Condition(
+        +[](size_t* left) { return *left == 0; }, &rewrite->left));
+    if (!rewrite->status.ok()) return rewrite->status;
+  }
   spool_->DropReplayed();
   const int64_t now_us = absl::ToUnixMicros(absl::Now());
   for (auto& [record, sequence] : appended) {
