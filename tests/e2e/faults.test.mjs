@@ -118,12 +118,16 @@ test('billing away: requests work from the slice until it is spent, then 503, an
     const replies = [await ask()];
     const supervisor = small.state().supervisor_pid;
     process.kill(supervisor, 'SIGSTOP');  // so that billing stays away
-    let refused = null;
+    let refused = null, command;
     try {
       small.kill('billing');
+      command = small.cli('tenant', 'list');
       for (let i = 0; i < 200 && !refused; ++i) {
         await ask().then((reply) => replies.push(reply), (error) => (refused = error));
       }
+      const { code, err } = await command;
+      assert.equal(code, 1);
+      assert.match(err, /^gantry: billing does not answer within 10s; [^\n]+\n$/);
     } finally {
       process.kill(supervisor, 'SIGCONT');
     }

@@ -136,6 +136,21 @@ test('an up that was killed while it set things up is repaired by the next', asy
   await stack.cli('down');
 });
 
+test('up and down again and again: every process ends in order, and soon', async () => {
+  const dir = temporary();
+  for (let i = 0; i < 6; ++i) {
+    const stack = await Stack.up({ dir });
+    await stack.client().chat.completions.create({ model, messages: question, max_tokens: 5 });
+    const from = Date.now();
+    await stack.down({ keep: true });
+    assert.ok(Date.now() - from < 5000, `down took ${Date.now() - from} ms`);
+    for (const [name, p] of Object.entries(stack.state().processes)) {
+      assert.deepEqual([p.starts, p.last_exit], [1, 'exit code 0'], name);
+    }
+  }
+  fs.rmSync(dir, { recursive: true });
+});
+
 test('attached, up stays until Ctrl-C and then ends everything', async () => {
   const dir = temporary();
   const child = spawn(gantry, ['up', '--data-dir', dir, '--port', String(await freePorts())]);

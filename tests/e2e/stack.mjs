@@ -84,7 +84,16 @@ export class Stack {
   async down({ keep = false } = {}) {
     const result = await this.cli('down');
     assert.equal(result.code, 0, result.err);
+    this.assertLogsAreJson();
     if (!keep) this.remove();
+  }
+  // A line that is not ours comes from a library that has something to complain about.
+  assertLogsAreJson() {
+    for (const file of fs.readdirSync(path.join(this.dir, 'log'))) {
+      const lines = fs.readFileSync(path.join(this.dir, 'log', file), 'utf8').split('\n');
+      const strange = lines.filter((line) => line && !line.startsWith('{'));
+      assert.deepEqual(strange, [], file);
+    }
   }
   remove() {
     fs.rmSync(this.dir, { recursive: true, force: true });
