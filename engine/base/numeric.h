@@ -2,17 +2,63 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 
 namespace gantry::engine {
 
-enum class DType : uint8_t { kF32, kBF16, kF16 };
+// Number types of weights: three plain ones and the block types of GGUF, whose layouts engine/format/quant_blocks.cc
+// spells out. A row is a whole number of blocks.
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kIQ4_NL,
+  kMXFP4,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_XS,
+  kNVFP4,
+};
 
-inline constexpr int DTypeBytes(DType type) {
-  return type == DType::kF32 ? 4 : 2;
+struct DTypeInfo {
+  DType type;
+  const char* name;    // as GGUF and safetensors spell it
+  uint32_t ggml_id;    // of the type in a GGUF file
+  int block_elements;  // consecutive elements of a row that share scales; 1 for plain types
+  int block_bytes;
+};
+
+// In the order of DType.
+inline constexpr DTypeInfo kDTypes[] = {
+    {DType::kF32, "F32", 0, 1, 4},          {DType::kF16, "F16", 1, 1, 2},
+    {DType::kBF16, "BF16", 30, 1, 2},       {DType::kQ4_0, "Q4_0", 2, 32, 18},
+    {DType::kQ4_1, "Q4_1", 3, 32, 20},      {DType::kQ5_0, "Q5_0", 6, 32, 22},
+    {DType::kQ5_1, "Q5_1", 7, 32, 24},      {DType::kQ8_0, "Q8_0", 8, 32, 34},
+    {DType::kIQ4_NL, "IQ4_NL", 20, 32, 18}, {DType::kMXFP4, "MXFP4", 39, 32, 17},
+    {DType::kQ2_K, "Q2_K", 10, 256, 84},    {DType::kQ3_K, "Q3_K", 11, 256, 110},
+    {DType::kQ4_K, "Q4_K", 12, 256, 144},   {DType::kQ5_K, "Q5_K", 13, 256, 176},
+    {DType::kQ6_K, "Q6_K", 14, 256, 210},   {DType::kIQ4_XS, "IQ4_XS", 23, 256, 136},
+    {DType::kNVFP4, "NVFP4", 40, 64, 36},
+};
+
+inline constexpr const DTypeInfo& InfoOf(DType type) {
+  return kDTypes[static_cast<size_t>(type)];
 }
 inline constexpr const char* DTypeName(DType type) {
-  return type == DType::kF32 ? "F32" : type == DType::kBF16 ? "BF16" : "F16";
+  return InfoOf(type).name;
+}
+// REQUIRES: columns is a multiple of the type's block_elements.
+inline constexpr int64_t RowBytes(DType type, int64_t columns) {
+  return columns / InfoOf(type).block_elements * InfoOf(type).block_bytes;
 }
 
 inline float Bf16ToFloat(uint16_t bits) {

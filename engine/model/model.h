@@ -13,32 +13,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/base/numeric.h"
+#include "engine/model/matrix.h"
 #include "engine/model/model_spec.h"
 
 namespace gantry::engine {
-
-// Row-major [rows, columns], columns contiguous.
-struct Matrix {
-  DType dtype = DType::kF32;
-  int64_t rows = 0;     // output features
-  int64_t columns = 0;  // input features
-  const void* data = nullptr;
-
-  int64_t bytes() const { return rows * columns * DTypeBytes(dtype); }
-  float at(int64_t row, int64_t column) const {
-    const int64_t i = row * columns + column;
-    switch (dtype) {
-      case DType::kF32:
-        return static_cast<const float*>(data)[i];
-      case DType::kBF16:
-        return Bf16ToFloat(static_cast<const uint16_t*>(data)[i]);
-      case DType::kF16:
-        return F16ToFloat(static_cast<const uint16_t*>(data)[i]);
-    }
-    return 0;
-  }
-};
 
 struct AttentionWeights {
   Matrix q;                   // [query_heads * head_dim * (output_gate ? 2 : 1), H]

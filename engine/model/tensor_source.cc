@@ -1,10 +1,12 @@
 #include "engine/model/tensor_source.h"
 
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/format/quant_blocks.h"
 
 namespace gantry::engine {
 
@@ -31,20 +33,17 @@ absl::StatusOr<const StoredTensor*> TensorSource::Take(const std::string& name, 
     return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, ": expected shape ",
                                                    ShapeText(shape), ", found ", ShapeText(tensor.shape)));
   }
-  if (tensor.dtype == "F32") {
-    *dtype = DType::kF32;
-  } else if (tensor.dtype == "BF16") {
-    *dtype = DType::kBF16;
-  } else if (tensor.dtype == "F16") {
-    *dtype = DType::kF16;
-  } else {
+  const std::optional<DType> type = DTypeNamed(tensor.dtype);
+  if (!type) {
     return absl::InvalidArgumentError(
         absl::StrCat(tensor.file, ": tensor ", name, ": expected F32, BF16 or F16, found ", tensor.dtype));
   }
+  *dtype = *type;
   // safetensors does not promise alignment of the data section; kernels and float reads need the element's own.
-  if (reinterpret_cast<uintptr_t>(tensor.data) % DTypeBytes(*dtype) != 0) {
+  const DTypeInfo& info = InfoOf(*type);
+  if (info.block_elements == 1 && reinterpret_cast<uintptr_t>(tensor.data) % info.block_bytes != 0) {
     return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, ": expected ", tensor.dtype,
-                                                   " data at a multiple of ", DTypeBytes(*dtype),
+                                                   " data at a multiple of ", info.block_bytes,
                                                    " bytes in the file, found it elsewhere"));
   }
   if (used_.insert(name).second) {
@@ -65,13 +64,12 @@ absl::StatusOr<Matrix> TensorSource::ReadMatrix(const std::string& name, int64_t
 
 absl::StatusOr<std::vector<Matrix>> TensorSource::ReadMatrices(const std::string& name, int64_t count, int64_t rows,
                                                                int64_t columns) {
-  DType dtype;
-  GANTRY_ASSIGN_OR_RETURN(const StoredTensor* tensor, Take(name, {count, rows, columns}, &dtype));
+  Matrix all;
+  GANTRY_ASSIGN_OR_RETURN(const StoredTensor* tensor, Take(name, {count, rows, columns}, &all.dtype));
+  all.columns = columns;
+  all.data = tensor->data;
   std::vector<Matrix> matrices;
-  for (int64_t i = 0; i < count; ++i) {
-    matrices.push_back(
-        Matrix{dtype, rows, columns, static_cast<const char*>(tensor->data) + i * rows * columns * DTypeBytes(dtype)});
-  }
+  for (int64_t i = 0; i < count; ++i) matrices.push_back(all.Rows(i * rows, rows));
   return matrices;
 }
 
@@ -79,9 +77,8 @@ absl::StatusOr<std::vector<float>> TensorSource::ReadVector(const std::string& n
                                                             const std::vector<int64_t>& shape) {
   DType dtype;
   GANTRY_ASSIGN_OR_RETURN(const StoredTensor* tensor, Take(name, shape, &dtype));
-  const Matrix view{dtype, 1, tensor->elements(), tensor->data};
   std::vector<float> values(tensor->elements());
-  for (size_t i = 0; i < values.size(); ++i) values[i] = view.at(0, i);
+  DecodeRow(dtype, tensor->data, tensor->elements(), values.data());
   return values;
 }
 

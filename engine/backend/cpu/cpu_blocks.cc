@@ -178,10 +178,10 @@ class CpuBlocks final : public Blocks {
 
   WeightView View(const Matrix& matrix) {
     WeightView view{matrix.data, matrix.rows, matrix.columns, matrix.dtype == DType::kBF16};
-    if (matrix.dtype == DType::kF16) {
-      // Rare: widened once, so that the kernels know two types.
+    if (matrix.dtype != DType::kF32 && matrix.dtype != DType::kBF16) {
+      // Kernels know two types; every other one is decoded to float32 once, here.
       std::vector<float>& wide = widened_.emplace_back(matrix.rows * matrix.columns);
-      for (size_t i = 0; i < wide.size(); ++i) wide[i] = F16ToFloat(static_cast<const uint16_t*>(matrix.data)[i]);
+      for (int64_t row = 0; row < matrix.rows; ++row) ReadRow(matrix, row, wide.data() + row * matrix.columns);
       view.data = wide.data();
     }
     weights_.push_back(view);
@@ -305,10 +305,7 @@ class CpuBlocks final : public Blocks {
 
   // ---- pieces ----
 
-  void EmbeddingRow(TokenId token, float* out) const {
-    const Matrix& table = model_->embedding;
-    for (int64_t i = 0; i < table.columns; ++i) out[i] = table.at(token, i);
-  }
+  void EmbeddingRow(TokenId token, float* out) const { ReadRow(model_->embedding, token, out); }
 
   // x: [PaddedTo16(size)], zero beyond size; y may be x.
   void RmsNorm(const float* x, const float* weight, int64_t size, float* y) const {
@@ -691,7 +688,7 @@ class CpuBlocks final : public Blocks {
   std::vector<Layer> layers_;
   WeightView head_, fc_;
   std::vector<WeightView> weights_;        // all of them, for prefaulting
-  std::list<std::vector<float>> widened_;  // F16 weights
+  std::list<std::vector<float>> widened_;  // decoded weights of other types
 
   std::vector<float> x_, delta_;  // [max_rows, H]
   Rows normed_, concat_, wide_, conv_, mixed_, side_a_, side_b_, side_c_, router_;

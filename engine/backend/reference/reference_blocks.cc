@@ -22,10 +22,11 @@ double Softplus(double x) {
 
 // y = W x
 std::vector<float> MatVec(const Matrix& w, const float* x) {
-  std::vector<float> y(w.rows);
+  std::vector<float> y(w.rows), weights(w.columns);
   for (int64_t row = 0; row < w.rows; ++row) {
+    ReadRow(w, row, weights.data());
     double sum = 0;
-    for (int64_t column = 0; column < w.columns; ++column) sum += static_cast<double>(w.at(row, column)) * x[column];
+    for (int64_t column = 0; column < w.columns; ++column) sum += static_cast<double>(weights[column]) * x[column];
     y[row] = static_cast<float>(sum);
   }
   return y;
@@ -110,10 +111,8 @@ class ReferenceBlocks final : public Blocks {
     const int hidden = spec().hidden;
     for (int row = 0; row < batch.rows(); ++row) {
       GANTRY_CHECK(batch.tokens[row] >= 0 && batch.tokens[row] < spec().vocab_rows, "token ids were checked on entry");
-      for (int i = 0; i < hidden; ++i) {
-        io.x[row * hidden + i] = model_->embedding.at(batch.tokens[row], i);
-        io.delta[row * hidden + i] = 0;
-      }
+      ReadRow(model_->embedding, batch.tokens[row], io.x + static_cast<size_t>(row) * hidden);
+      std::fill_n(io.delta + static_cast<size_t>(row) * hidden, hidden, 0.0f);
     }
   }
 
@@ -169,7 +168,7 @@ class ReferenceBlocks final : public Blocks {
     const MtpWeights& mtp = *model_->mtp;
     std::vector<float> concat(2 * size);
     for (int row = 0; row < batch.rows(); ++row) {
-      for (int i = 0; i < size; ++i) concat[i] = model_->embedding.at(batch.tokens[row], i);
+      ReadRow(model_->embedding, batch.tokens[row], concat.data());
       RmsNorm(concat.data(), mtp.embedding_norm.data(), size, spec().rms_eps, concat.data());
       RmsNorm(hidden + static_cast<size_t>(row) * size, mtp.hidden_norm.data(), size, spec().rms_eps,
               concat.data() + size);

@@ -210,12 +210,7 @@ class Reader {
           const std::vector<Matrix> down,
           tensors_.ReadMatrices(prefix + "experts.down_proj", spec.experts, spec_.hidden, spec.width));
       for (int e = 0; e < spec.experts; ++e) {
-        SwiGluWeights expert;
-        expert.gate = expert.up = gate_up[e];
-        expert.gate.rows = expert.up.rows = spec.width;
-        expert.up.data = static_cast<const char*>(gate_up[e].data) + expert.gate.bytes();
-        expert.down = down[e];
-        weights.experts.push_back(expert);
+        weights.experts.push_back({gate_up[e].Rows(0, spec.width), gate_up[e].Rows(spec.width, spec.width), down[e]});
       }
     } else {
       for (int e = 0; e < spec.experts; ++e) {
