@@ -116,6 +116,11 @@ absl::Status Spool::Replay(std::vector<SpoolRecord>* replayed) {
     segment.path = segments[i];
     segment.sealed = true;
     GANTRY_RETURN_IF_ERROR(ReadSegment(segments[i], i + 1 == segments.size(), replayed, &segment.bytes));
+    if (segment.bytes == 0) {
+      // Made before a crash and never filled: the next segment may need its name.
+      GANTRY_RETURN_IF_ERROR(file_system_->Remove(segment.path));
+      continue;
+    }
     bytes_ += segment.bytes;
     replayed_.push_back(std::move(segment));
   }

@@ -49,6 +49,17 @@ class SpoolTest : public ::testing::Test {
   SpoolOptions options_{.directory = "/spool"};
 };
 
+TEST_F(SpoolTest, ASegmentThatACrashLeftEmptyDoesNotStandInTheWay) {
+  { ASSERT_TRUE(AppendNow(*Open(), "one").ok()); }
+  // The next segment's name reached the disk, none of its bytes did.
+  ASSERT_TRUE(files_.Create("/spool/00000000000000000002.spool").ok());
+  ASSERT_TRUE(files_.SyncDirectory("/spool").ok());
+  std::vector<SpoolRecord> replayed;
+  auto spool = Open(&replayed);
+  EXPECT_EQ(Payloads(replayed), (std::vector<std::string>{"one"}));
+  EXPECT_TRUE(AppendNow(*spool, "two").ok());
+}
+
 TEST_F(SpoolTest, RecordsComeBackInOrderAfterAReopen) {
   {
     auto spool = Open();
