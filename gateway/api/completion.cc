@@ -348,6 +348,7 @@ class Completion {
       generation->Cancel(reason);
       generation->Close(Generation::Ending::kAborted, [](const absl::Status&) {});
     }
+    CountTokens();
   }
 
   // All choices have ended: the record first, then the end of the reply (R3).
@@ -382,8 +383,7 @@ class Completion {
       co_await SendError(error);
       co_return;
     }
-    context_->metrics->Tokens(model_name_, usage.prompt_tokens - usage.cached_tokens, usage.cached_tokens,
-                              usage.completion_tokens);
+    CountTokens();
     const size_t n = static_cast<size_t>(request_.n);
     if (request_.stream) {
       std::string events;
@@ -406,6 +406,14 @@ class Completion {
     context_->metrics->FirstToken(model_name_, Since(http_.received));
     const bool ok = co_await exchange_.Send(std::move(reply));
     context_->metrics->Request(model_name_, ok ? 200 : kClientLeft);
+  }
+
+  void CountTokens() {
+    for (const auto& generation : generations_) {
+      const Usage& billed = generation->billed();
+      context_->metrics->Tokens(model_name_, billed.prompt_tokens - billed.cached_tokens, billed.cached_tokens,
+                                billed.completion_tokens);
+    }
   }
 
   Usage TotalUsage() const {

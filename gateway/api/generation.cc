@@ -278,6 +278,7 @@ void Generation::Close(Ending ending, std::function<void(absl::Status)> done) {
   record.set_held_micro(permit_->hold().held_micro());
   if (output > 0) {
     const uint64_t cached = std::min(options_.prompt_tokens, choices_[0].counts.cached());
+    billed_ = {options_.prompt_tokens, cached, output, reasoning};
     record.set_prompt_tokens(options_.prompt_tokens);
     record.set_cached_tokens(cached);
     record.set_output_tokens(output);

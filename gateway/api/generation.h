@@ -60,8 +60,10 @@ class Generation {
   bool revoked() const { return permit_ != nullptr && permit_->revoked(); }
   const LimitState& limits() const { return limits_; }
 
-  // All tokens of all choices; after Close the tokens that are billed.
+  // All tokens of all choices.
   Usage usage() const;
+  // What Close has charged.
+  const Usage& billed() const { return billed_; }
 
   void Cancel(v1::CancelReason reason);
   enum class Ending { kComplete, kAborted };
@@ -101,6 +103,7 @@ class Generation {
   std::unique_ptr<Permit> permit_;
   std::unique_ptr<UsageJournal::Entry> entry_;
   std::unique_ptr<GenerateStream> stream_;
+  Usage billed_;
   bool cancelled_ = false;
   bool closed_ = false;
 };
