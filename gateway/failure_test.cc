@@ -1,4 +1,6 @@
 // What happens when a part goes away in the middle, and that the books fit afterwards.
+#include <ctime>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gateway/testing/gateway_fixture.h"
@@ -88,6 +90,17 @@ TEST_F(FailureTest, ASilentStreamIsKeptAlive) {
   const HttpAnswer answer = Chat(ChatBody(R"("stream":true)"));
   EXPECT_THAT(answer.body, HasSubstr(": keep-alive\n\n"));
   EXPECT_EQ(TextOf(answer), "one two");
+}
+
+TEST_F(FailureTest, WaitingForAWorkerCostsNoWork) {
+  options_.api.keep_alive = absl::Milliseconds(50);
+  StartGateway();
+  router_.Play({.texts = {"one"}, .interval = absl::Milliseconds(400)});
+  for (const char* stream : {"false", "true"}) {
+    const std::clock_t before = std::clock();
+    EXPECT_EQ(Chat(ChatBody(absl::StrCat(R"("stream":)", stream))).status, 200);
+    EXPECT_LT(std::clock() - before, CLOCKS_PER_SEC / 4);
+  }
 }
 
 // ---- clients ----

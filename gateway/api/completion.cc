@@ -273,6 +273,8 @@ class Completion {
           silent_until = NextKeepAlive();
         }
       }
+      // A reply that is not streamed has nothing to keep alive; the wait below needs a time that is not over.
+      if (Clock::now() >= silent_until) silent_until = NextKeepAlive();
       if (!ok) {
         Abort(exchange_.client_stalled() ? v1::CANCEL_REASON_SLOW_READER : v1::CANCEL_REASON_CLIENT_GONE);
         context_->metrics->Request(model_name_, kClientLeft);

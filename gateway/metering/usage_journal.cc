@@ -123,51 +123,51 @@ absl::Status UsageJournal::Recover(std::vector<SpoolRecord> replayed, std::vecto
     ++lost;
   }
 
-  // Written anew, so that the old segments can go; the same ids make a crash in the middle harmless.
-  // Shared: the spool's thread still holds the lock when this one wakes up and goes on.
-  struct Rewrite {
+  // Written anew, so that the old segments can go; the same ids make a crash in the middle harmless. Shared with the
+  // spool's callbacks, which may come after an error has ended this function.
+  struct Writing {
     absl::Mutex mu;
-    absl::Status status ABSL_GUARDED_BY(mu);
     size_t left ABSL_GUARDED_BY(mu) = 0;
+    absl::Status status ABSL_GUARDED_BY(mu);
   };
-  auto rewrite = std::make_shared<Rewrite>();
-  {
-    absl::MutexLock lock(&rewrite->mu);
-    rewrite->left = finals.size() + slices.size();
-  }
-  auto done = [rewrite](const absl::Status& written) {
-    absl::MutexLock lock(&rewrite->mu);
-    rewrite->status.Update(written);
-    --rewrite->left;
+  auto writing = std::make_shared<Writing>();
+  const auto append = [&](uint32_t type, const std::string& payload) -> absl::StatusOr<uint64_t> {
+    absl::StatusOr<Spool::Reservation> space = spool_->Reserve(Spool::BytesOf(payload.size()));
+    if (!space.ok()) return space.status();
+    {
+      absl::MutexLock lock(&writing->mu);
+      ++writing->left;
+    }
+    return spool_->Append(type, payload, &*space, [writing](const absl::Status& status) {
+      absl::MutexLock lock(&writing->mu);
+      writing->status.Update(status);
+      --writing->left;
+    });
   };
   std::vector<std::pair<v1::UsageRecord, uint64_t>> appended;
   for (v1::UsageRecord& record : finals) {
-    std::string payload = record.SerializeAsString();
-    absl::StatusOr<Spool::Reservation> space = spool_->Reserve(Spool::BytesOf(payload.size()));
-    if (!space.ok()) return space.status();
-    uint64_t sequence = spool_->Append(kFinal, payload, &*space, done);
-    appended.emplace_back(std::move(record), sequence);
+    const absl::StatusOr<uint64_t> sequence = append(kFinal, record.SerializeAsString());
+    if (!sequence.ok()) return sequence.status();
+    appended.emplace_back(std::move(record), *sequence);
   }
   for (const auto& [id, slice] : slices) {
     v1::GrantSliceRequest message;
     message.set_slice_id(slice.id.ToBytes());
     message.set_party_id(slice.party.ToBytes());
     message.set_wanted_micro(slice.granted_micro);
-    std::string payload = message.SerializeAsString();
-    absl::StatusOr<Spool::Reservation> space = spool_->Reserve(Spool::BytesOf(payload.size()));
-    if (!space.ok()) return space.status();
-    uint64_t sequence = spool_->Append(kSlice, payload, &*space, done);
+    const absl::StatusOr<uint64_t> sequence = append(kSlice, message.SerializeAsString());
+    if (!sequence.ok()) return sequence.status();
     absl::MutexLock lock(&mu_);
-    slice_sequences_[slice.id] = sequence;
+    slice_sequences_[slice.id] = *sequence;
     orphans->push_back(slice);
     orphans->back().records = static_cast<uint32_t>(std::count_if(
         appended.begin(), appended.end(), [&](const auto& entry) { return entry.first.slice_id() == id; }));
   }
   {
-    absl::MutexLock lock(&rewrite->mu);
-    rewrite->mu.Await(absl::Condition(
-        +[](size_t* left) { return *left == 0; }, &rewrite->left));
-    if (!rewrite->status.ok()) return rewrite->status;
+    absl::MutexLock lock(&writing->mu);
+    const auto written = [&]() ABSL_SHARED_LOCKS_REQUIRED(writing->mu) { return writing->left == 0; };
+    writing->mu.Await(absl::Condition(&written));
+    if (!writing->status.ok()) return writing->status;
   }
   spool_->DropReplayed();
   const int64_t now_us = absl::ToUnixMicros(absl::Now());

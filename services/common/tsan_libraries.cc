@@ -24,7 +24,7 @@ const char* __tsan_default_options() {
 const char* __tsan_default_suppressions() {
   return "race:libgrpc.so\nrace:libgpr.so\nrace:libupb.so\nrace:libprotobuf.so\nrace:libabsl_\n"
          // The end of a call, which an atomic in libgrpc++ puts after its last callback.
-         "race:Impl::~ServerCallback\n";
+         "race:Impl::~ServerCallback\nrace:>::~ClientCallback\n";
 }
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
