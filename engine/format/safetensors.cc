@@ -8,7 +8,6 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "engine/base/status_macros.h"
 #include "engine/format/internal/parse_json.h"
 
@@ -85,16 +84,6 @@ absl::StatusOr<StoredTensor> ReadEntry(const std::string& path, const std::strin
 
 }  // namespace
 
-int64_t StoredTensor::elements() const {
-  int64_t n = 1;
-  for (int64_t dimension : shape) n *= dimension;
-  return n;
-}
-
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
-}
-
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   GANTRY_ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> file, MappedFile::Open(path));
   GANTRY_ASSIGN_OR_RETURN(SafetensorsFile result, Parse(file->bytes(), path));
@@ -162,13 +151,13 @@ absl::StatusOr<const StoredTensor*> SafetensorsFile::Find(const std::string& nam
   return &found->second;
 }
 
-absl::StatusOr<std::unique_ptr<TensorSet>> OpenModelTensors(const std::string& directory) {
-  auto set = std::make_unique<TensorSet>();
+absl::StatusOr<TensorSet> OpenModelTensors(const std::string& directory) {
+  TensorSet set;
   std::map<std::string, std::string> shard_of;  // what the index promises, tensor -> file name
   std::set<std::string> shards;
   const std::string index_path = directory + "/model.safetensors.index.json";
   if (access(index_path.c_str(), F_OK) == 0) {
-    set->path = index_path;
+    set.path = index_path;
     GANTRY_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(index_path, kIndexBytesMax));
     GANTRY_ASSIGN_OR_RETURN(const json index, ParseJsonObject(text, index_path, kIndexLevelsMax));
     if (!index.contains("weight_map") || !index["weight_map"].is_object()) {
@@ -183,29 +172,26 @@ absl::StatusOr<std::unique_ptr<TensorSet>> OpenModelTensors(const std::string& d
       shards.insert(shard.get<std::string>());
     }
   } else {
-    set->path = directory + "/model.safetensors";
+    set.path = directory + "/model.safetensors";
     shards.insert("model.safetensors");
   }
-  set->files.reserve(shards.size());  // `tensors` points into the files, so they must not move
   for (const std::string& shard : shards) {
-    GANTRY_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(absl::StrCat(directory, "/", shard)));
-    set->files.push_back(std::move(file));
-  }
-  for (const SafetensorsFile& file : set->files) {
+    GANTRY_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(absl::StrCat(directory, "/", shard)));
+    set.files.push_back(file.mapping());
     for (const auto& [name, tensor] : file.tensors()) {
-      const auto [other, inserted] = set->tensors.emplace(name, &tensor);
+      const auto [other, inserted] = set.tensors.emplace(name, tensor);
       if (!inserted) {
         return absl::InvalidArgumentError(absl::StrCat(
-            tensor.file, ": tensor ", name, ": expected in one shard, found in ", other->second->file, " too"));
+            tensor.file, ": tensor ", name, ": expected in one shard, found in ", other->second.file, " too"));
       }
     }
   }
   for (const auto& [name, shard] : shard_of) {
-    const auto found = set->tensors.find(name);
-    if (found == set->tensors.end() || found->second->file != absl::StrCat(directory, "/", shard)) {
+    const auto found = set.tensors.find(name);
+    if (found == set.tensors.end() || found->second.file != absl::StrCat(directory, "/", shard)) {
       return absl::InvalidArgumentError(
           absl::StrCat(index_path, ": tensor ", name, ": expected in ", shard, ", found ",
-                       found == set->tensors.end() ? "in no shard" : absl::StrCat("in ", found->second->file)));
+                       found == set.tensors.end() ? "in no shard" : absl::StrCat("in ", found->second.file)));
     }
   }
   return set;

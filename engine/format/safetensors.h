@@ -5,31 +5,15 @@
 // object. Immutable after opening; may be read from any thread.
 #pragma once
 
-#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/base/mapped_file.h"
+#include "engine/format/stored_tensor.h"
 
 namespace gantry::engine {
-
-// Stored element types as the file names them: "F32", "BF16", "F16", "I64", "U8", "F8_E4M3", ...
-struct StoredTensor {
-  std::string name;
-  std::string dtype;
-  std::vector<int64_t> shape;
-  const void* data = nullptr;
-  int64_t bytes = 0;
-  std::string file;  // for error messages
-
-  int64_t elements() const;
-};
-
-// "[16, 256]"
-std::string ShapeText(const std::vector<int64_t>& shape);
 
 class SafetensorsFile {
  public:
@@ -39,6 +23,8 @@ class SafetensorsFile {
   static absl::StatusOr<SafetensorsFile> Parse(absl::string_view bytes, const std::string& name);
 
   const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
+  // What keeps the views alive; null after Parse.
+  const std::shared_ptr<const MappedFile>& mapping() const { return file_; }
   // NOT_FOUND naming file and tensor.
   absl::StatusOr<const StoredTensor*> Find(const std::string& name) const;
 
@@ -49,12 +35,7 @@ class SafetensorsFile {
 };
 
 // All tensors of a model directory: model.safetensors, or the shards that model.safetensors.index.json names.
-struct TensorSet {
-  std::string path;  // of the index or the only file, for error messages
-  std::vector<SafetensorsFile> files;
-  std::map<std::string, const StoredTensor*> tensors;
-};
 // Errors as of SafetensorsFile::Open; INVALID_ARGUMENT also where index and shards disagree.
-absl::StatusOr<std::unique_ptr<TensorSet>> OpenModelTensors(const std::string& directory);
+absl::StatusOr<TensorSet> OpenModelTensors(const std::string& directory);
 
 }  // namespace gantry::engine

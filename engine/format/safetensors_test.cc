@@ -132,7 +132,7 @@ TEST(SafetensorsTest, ShardsAndTheirIndexMustAgree) {
     EXPECT_EQ(set.status().code(), row.code) << row.what << ": " << set.status();
     EXPECT_THAT(std::string(set.status().message()), HasSubstr(row.message)) << row.what;
     if (set.ok()) {
-      EXPECT_EQ((*set)->tensors.size(), 2u) << row.what;
+      EXPECT_EQ(set->tensors.size(), 2u) << row.what;
     }
   }
   std::filesystem::remove_all(directory);

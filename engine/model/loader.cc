@@ -46,7 +46,8 @@ absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& direct
   const absl::StatusOr<const Family*> family = FindFamily(model_type);
   if (!family.ok()) return Annotate(family.status(), config_path);
 
-  GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<TensorSet> set, OpenModelTensors(directory));
+  GANTRY_ASSIGN_OR_RETURN(TensorSet opened, OpenModelTensors(directory));
+  auto set = std::make_shared<const TensorSet>(std::move(opened));
   TensorSource tensors(*set);
   // The vision tower makes embeddings for image placeholders; a text service never reads it.
   for (const auto& [name, tensor] : set->tensors) {
@@ -62,7 +63,7 @@ absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& direct
   model->chat_template_path = PathIfPresent(directory, "chat_template.jinja");
   model->parameters = tensors.parameters();
   model->weight_bytes = tensors.bytes();
-  model->storage = std::shared_ptr<const void>(std::move(set));
+  model->storage = std::move(set);
   return model;
 }
 

@@ -17,7 +17,7 @@ bool TensorSource::HasPrefix(const std::string& prefix) const {
 
 bool TensorSource::AreEqual(const std::string& a, const std::string& b) const {
   if (!Has(a) || !Has(b)) return false;
-  const StoredTensor &left = *set_.tensors.at(a), &right = *set_.tensors.at(b);
+  const StoredTensor &left = set_.tensors.at(a), &right = set_.tensors.at(b);
   return left.dtype == right.dtype && left.shape == right.shape && std::memcmp(left.data, right.data, left.bytes) == 0;
 }
 
@@ -28,7 +28,7 @@ absl::StatusOr<const StoredTensor*> TensorSource::Take(const std::string& name, 
     return absl::NotFoundError(
         absl::StrCat(set_.path, ": tensor ", name, ": expected shape ", ShapeText(shape), ", found none"));
   }
-  const StoredTensor& tensor = *found->second;
+  const StoredTensor& tensor = found->second;
   if (tensor.shape != shape) {
     return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, ": expected shape ",
                                                    ShapeText(shape), ", found ", ShapeText(tensor.shape)));
@@ -85,7 +85,7 @@ absl::StatusOr<std::vector<float>> TensorSource::ReadVector(const std::string& n
 absl::Status TensorSource::CheckAllRead() const {
   for (const auto& [name, tensor] : set_.tensors) {
     if (!used_.contains(name)) {
-      return absl::InvalidArgumentError(absl::StrCat(tensor->file, ": tensor ", name, " ", ShapeText(tensor->shape),
+      return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, " ", ShapeText(tensor.shape),
                                                      " belongs to nothing that config.json describes"));
     }
   }

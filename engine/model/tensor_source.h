@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "engine/format/safetensors.h"
+#include "engine/format/stored_tensor.h"
 #include "engine/model/model.h"
 
 namespace gantry::engine {
