@@ -10,18 +10,10 @@ namespace {
 constexpr size_t kKeyLimit = 128;
 
 void AppendAuditRow(Database& db, const AdminCall& call) {
-  int64_t seq = 1;
-  std::string previous;
-  {
-    Rows last = db.Query("SELECT seq, hash FROM audit_log ORDER BY seq DESC LIMIT 1");
-    if (last.Next()) {
-      seq = last.Int(0) + 1;
-      previous = last.Text(1);
-    }
-  }
+  const ChainTail tail = TailOf(db.Query("SELECT seq, hash FROM audit_log ORDER BY seq DESC LIMIT 1"));
   db.Execute("INSERT INTO audit_log (seq, at_us, actor, action, object, detail, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
-             seq, call.now_us, "admin", call.method, call.object, call.detail,
-             Blob{AuditRowHash(previous, seq, call.now_us, "admin", call.method, call.object, call.detail)});
+             tail.next_seq, call.now_us, "admin", call.method, call.object, call.detail,
+             Blob{AuditRowHash(tail.hash, tail.next_seq, call.now_us, "admin", call.method, call.object, call.detail)});
 }
 
 }  // namespace

@@ -67,20 +67,12 @@ std::string TransferHash(const std::string& previous, int64_t seq, const Transfe
 absl::Status Post(Database& db, const Transfer& t) {
   GANTRY_CHECK(t.amount_micro > 0 && t.debit_account != t.credit_account,
                "a transfer moves money between two accounts");
-  int64_t seq = 1;
-  std::string previous;
-  {
-    Rows last = db.Query("SELECT seq, hash FROM transfer ORDER BY seq DESC LIMIT 1");
-    if (last.Next()) {
-      seq = last.Int(0) + 1;
-      previous = last.Text(1);
-    }
-  }
+  const ChainTail tail = TailOf(db.Query("SELECT seq, hash FROM transfer ORDER BY seq DESC LIMIT 1"));
   db.Execute(
       "INSERT INTO transfer (seq, transfer_id, debit_account, credit_account, amount_micro, currency, kind, source_id, "
       "reference, booked_us, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-      seq, t.transfer_id, t.debit_account, t.credit_account, t.amount_micro, t.currency, t.kind, t.source_id,
-      t.reference, t.booked_us, Blob{TransferHash(previous, seq, t)});
+      tail.next_seq, t.transfer_id, t.debit_account, t.credit_account, t.amount_micro, t.currency, t.kind, t.source_id,
+      t.reference, t.booked_us, Blob{TransferHash(tail.hash, tail.next_seq, t)});
   // SQLite turns an overflowing sum into a float, which the STRICT column refuses: an error, never a wrong number.
   db.Execute("UPDATE account SET debit_micro = debit_micro + ? WHERE account_id = ?", t.amount_micro, t.debit_account);
   db.Execute("UPDATE account SET credit_micro = credit_micro + ? WHERE account_id = ?", t.amount_micro,

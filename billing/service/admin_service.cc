@@ -217,15 +217,7 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
 
   template <typename Response, typename Query>
   grpc::ServerUnaryReactor* Ask(grpc::CallbackServerContext* call, Response* response, Query query) {
-    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-    context_->store->Read(
-        [response, query](Database& db) {
-          absl::StatusOr<Response> result = query(db);
-          if (result.ok()) *response = *std::move(result);
-          return result.status();
-        },
-        [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
-    return reactor;
+    return Answer(context_->store, &Store::Read, call, response, std::move(query));
   }
 
   const Context* const context_;

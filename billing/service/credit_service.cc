@@ -40,15 +40,7 @@ class CreditService final : public v1::Credit::CallbackService {
  private:
   template <typename Response, typename Command>
   grpc::ServerUnaryReactor* Run(grpc::CallbackServerContext* call, Response* response, Command command) {
-    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-    context_->store->Write(
-        [response, command](Database& db) {
-          absl::StatusOr<Response> result = command(db);
-          if (result.ok()) *response = *std::move(result);
-          return result.status();
-        },
-        [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
-    return reactor;
+    return Answer(context_->store, &Store::Write, call, response, std::move(command));
   }
 
   const Context* const context_;

@@ -26,6 +26,21 @@ struct Context {
   Feed<v1::PriceEvent>* prices = nullptr;
 };
 
+// Answers a unary call with what `command` gives. `submit`: &Store::Write for commands, &Store::Read for queries.
+template <typename Response, typename Command>
+grpc::ServerUnaryReactor* Answer(Store* store, void (Store::*submit)(Store::Command, Store::Done),
+                                 grpc::CallbackServerContext* call, Response* response, Command command) {
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  (store->*submit)(
+      [response, command](Database& db) {
+        absl::StatusOr<Response> result = command(db);
+        if (result.ok()) *response = *std::move(result);
+        return result.status();
+      },
+      [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
+  return reactor;
+}
+
 std::unique_ptr<grpc::Service> MakeCreditService(const Context* context);
 std::unique_ptr<grpc::Service> MakeUsageService(const Context* context);
 std::unique_ptr<grpc::Service> MakeCatalogService(const Context* context);

@@ -26,4 +26,9 @@ std::string Sha256(absl::string_view bytes) {
   return hash;
 }
 
+ChainTail TailOf(Rows last) {
+  if (!last.Next()) return {};
+  return {last.Int(0) + 1, last.Text(1)};
+}
+
 }  // namespace gantry::billing

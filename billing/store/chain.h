@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "billing/store/database.h"
 #include "services/common/ids.h"
 
 namespace gantry::billing {
@@ -26,5 +27,13 @@ class ChainHash {
 };
 
 std::string Sha256(absl::string_view bytes);
+
+// Where a chained table goes on.
+struct ChainTail {
+  int64_t next_seq = 1;
+  std::string hash;  // of the last row; empty when there is none
+};
+// `last`: "SELECT seq, hash FROM … ORDER BY seq DESC LIMIT 1".
+ChainTail TailOf(Rows last);
 
 }  // namespace gantry::billing

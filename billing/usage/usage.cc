@@ -167,18 +167,10 @@ absl::StatusOr<Verdict> AppendOne(Database& db, const v1::UsageRecord& record, i
   const Id16 slice = Id16::FromBytes(record.slice_id()).value_or(Id16{});
   const Id16 hold = Id16::FromBytes(record.hold_id()).value_or(Id16{});
   const int64_t ended_us = EndOf(record.age_ms(), GrantedAt(db, slice, hold), now_us);
-  int64_t seq = 1;
-  std::string previous;
-  {
-    Rows last = db.Query("SELECT seq, hash FROM usage_event ORDER BY seq DESC LIMIT 1");
-    if (last.Next()) {
-      seq = last.Int(0) + 1;
-      previous = last.Text(1);
-    }
-  }
+  const ChainTail tail = TailOf(db.Query("SELECT seq, hash FROM usage_event ORDER BY seq DESC LIMIT 1"));
   const std::string period = OpenPeriod(db, party, ended_us);
-  const std::string hash = ChainHash(previous)
-                               .Add(seq)
+  const std::string hash = ChainHash(tail.hash)
+                               .Add(tail.next_seq)
                                .Add(record.record_id())
                                .Add(request)
                                .Add(party)
@@ -200,7 +192,7 @@ absl::StatusOr<Verdict> AppendOne(Database& db, const v1::UsageRecord& record, i
       "plan_version_id, outcome, prompt_tokens, cached_tokens, output_tokens, reasoning_tokens, requests, amount_pico, "
       "witnesses, ended_us, received_us, period, duration_ms, first_token_ms, payload_hash, hash) "
       "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-      seq, Blob{record.record_id()}, request, party, Blob{record.key_id()}, Blob{record.hold_id()},
+      tail.next_seq, Blob{record.record_id()}, request, party, Blob{record.key_id()}, Blob{record.hold_id()},
       Blob{record.slice_id()}, record.model(), plan, static_cast<int64_t>(record.outcome()), record.prompt_tokens(),
       record.cached_tokens(), record.output_tokens(), record.reasoning_tokens(), quantities.requests, *amount,
       WitnessesOf(record), ended_us, now_us, period, record.duration_ms(), record.first_token_ms(), Blob{payload_hash},
