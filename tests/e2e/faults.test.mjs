@@ -1,6 +1,6 @@
 // kill -9 in the middle of a stream: what the tenant sees, that the process comes back, and that the books hold.
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { after, before, beforeEach, test } from 'node:test';
 import OpenAI from 'openai';
 import { long, model, question, sleep, Stack, until } from './stack.mjs';
 
@@ -14,6 +14,8 @@ before(async () => {
 after(async () => {
   await stack?.down();
 });
+// A test that failed half-way must not fail those after it.
+beforeEach(() => stack.ready(30));
 
 // Streams a long reply and calls `interrupt` after some of it. {text, chunks, usage, finish, error}
 async function interrupted(interrupt, max_tokens = long.max_tokens) {
