@@ -214,6 +214,17 @@ TEST_F(FailureTest, AStreamThatOutgrowsTheSliceEndsWithLength) {
   EXPECT_LT(records[1].output_tokens(), 4000U);
 }
 
+TEST_F(FailureTest, AStreamThatOutlivesItsSliceTakesWhatItNeedsInTime) {
+  billing_.set_slice_life(absl::Seconds(2));
+  StartGateway();
+  router_.Play({.texts = {"word "}, .endless = true, .interval = absl::Milliseconds(10), .tokens_per_frame = 2});
+  const HttpAnswer answer = Chat(ChatBody(R"("max_tokens":500,"stream":true)"));
+  EXPECT_THAT(answer.body, HasSubstr(R"("finish_reason":"length")"));
+  const std::vector<v1::UsageRecord> records = billing_.WaitForRecords(1);
+  EXPECT_EQ(records[0].output_tokens(), 500U);
+  EXPECT_EQ(records[0].sequences(0).finish_reason(), v1::FINISH_REASON_LENGTH) << "not for want of credit";
+}
+
 // ---- the spool ----
 
 TEST_F(FailureTest, AReplyWhoseUsageCannotBeWrittenEndsInAnError) {

@@ -15,6 +15,8 @@ constexpr double kLifeSpent = 0.9;                             // R9
 constexpr absl::Duration kBackgroundPause = absl::Seconds(5);  // after billing said no
 // A grant whose answer was lost may still be on its way through billing for so long.
 constexpr absl::Duration kLostGrantSettles = absl::Seconds(10);
+// So long before a slice's end running requests take what they may still need: longer than any gap between frames.
+constexpr absl::Duration kLastCall = absl::Minutes(1);
 constexpr int64_t kMaxSliceMicro = 1'000'000'000'000'000;  // 10^9 units: past any honest balance
 }  // namespace
 
@@ -49,6 +51,12 @@ bool CreditBook::Hold::Extend(int64_t micro) {
   }
   book_->RefillAhead(party_);
   return true;
+}
+
+bool CreditBook::Hold::LastCall() const {
+  absl::MutexLock lock(&book_->mu_);
+  const Slice* slice = book_->FindLocked(party_, slice_);
+  return slice != nullptr && book_->options_.monotonic() >= slice->last_call;
 }
 
 void CreditBook::Hold::Complete() {
@@ -155,6 +163,7 @@ void CreditBook::OnGranted(const Id16& party_id, int64_t minimum, bool consolida
     slice.granted = response->granted_micro();
     const absl::Duration life = absl::Milliseconds(response->ttl_ms()) * kLifeSpent;
     slice.spend_until = sent + life;
+    slice.last_call = slice.spend_until - std::min(kLastCall, life / 4);
     // A life shorter than two requests is halved between drawing and growing.
     slice.draw_until = sent + std::max(life / 2, life - options_.request_life);
     slice.retired = !written.ok();

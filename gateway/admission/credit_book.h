@@ -72,6 +72,8 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
     int64_t held_micro() const { return held_; }
     // More from the same slice. False: it has not got it, or its time is over.
     bool Extend(int64_t micro);
+    // The slice's time is nearly over: who needs more takes all of it now.
+    bool LastCall() const;
     // No further extension will be asked for.
     void Complete();
     // Ends the hold with what the request cost; a record that says so is on its way to billing.
@@ -130,6 +132,7 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
     int open_holds = 0;
     int unacked = 0;             // records on their way
     absl::Duration draw_until;   // new holds
+    absl::Duration last_call;    // before spend_until
     absl::Duration spend_until;  // extensions
     bool retired = false;        // nothing is drawn from it any more
     bool closing = false;        // the closing RPC is on its way

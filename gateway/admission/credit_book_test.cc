@@ -140,7 +140,10 @@ TEST_F(CreditBookTest, ASliceIsSpentUntilNinetyPercentOfItsLife) {
   now_ += absl::Minutes(2);
   EXPECT_EQ(book->Draw(kTenant, 100, 0), nullptr) << "a request of 10 minutes would outlive it";
   EXPECT_TRUE(hold->Extend(100));
-  now_ += absl::Minutes(10);
+  EXPECT_FALSE(hold->LastCall());
+  now_ += absl::Minutes(8.5);
+  EXPECT_TRUE(hold->LastCall()) << "a minute before the end";
+  now_ += absl::Minutes(1);
   EXPECT_FALSE(hold->Extend(100));
   EXPECT_EQ(hold->held_micro(), 200) << "but what is held stays";
 }

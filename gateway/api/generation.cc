@@ -174,13 +174,21 @@ void Generation::RaiseLimits() {
   if (error_.has_value() || cancelled_) return;
   bool complete = true;
   bool raised = false;
+  const bool last_call = permit_->hold().LastCall();
   for (size_t i = 0; i < choices_.size(); ++i) {
     Choice& choice = choices_[i];
     if (choice.over || choice.until >= options_.max_tokens) continue;
-    const uint32_t add = std::min<uint32_t>(kCreditTokens, options_.max_tokens - choice.until);
-    // Without credit the worker ends the choice at its limit, reason `credit`. It is asked for again with every frame:
-    // other requests give back what they did not use.
-    if (choice.received + kRaiseAhead >= choice.until && permit_->ExtendOutput(add)) {
+    const uint32_t rest = options_.max_tokens - choice.until;
+    uint32_t add = 0;
+    if (last_call && permit_->ExtendOutput(rest)) {
+      add = rest;
+    } else if (choice.received + kRaiseAhead >= choice.until) {
+      // Without credit the worker ends the choice at its limit, reason `credit`. It is asked for again with every
+      // frame: other requests give back what they did not use.
+      const uint32_t next = std::min<uint32_t>(kCreditTokens, rest);
+      if (permit_->ExtendOutput(next)) add = next;
+    }
+    if (add > 0) {
       choice.until += add;
       raised = true;
       v1::GenerateClientMessage message;
