@@ -25,7 +25,7 @@ struct SpecOptions {
 };
 
 struct EngineOptions {
-  std::string model_path;        // directory with config.json and safetensors
+  std::string model_path;        // directory with config.json and safetensors, or a .gguf file
   std::string backend = "cpu";   // "reference" | "cpu"
   int threads = 0;               // 0: what cgroup quota and affinity mask allow
   int max_sequences = 16;        // running at once

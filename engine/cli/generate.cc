@@ -10,6 +10,7 @@
 #include "engine/cli/collector.h"
 #include "engine/cli/commands.h"
 #include "engine/model/model.h"
+#include "engine/model/model_text.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
@@ -49,8 +50,8 @@ absl::StatusOr<std::vector<TokenId>> ReadIds(const std::string& path) {
   return ids;
 }
 
-absl::StatusOr<std::vector<TokenId>> ChatIds(const std::string& model, const std::string& path,
-                                             const text::Tokenizer& tokenizer) {
+absl::StatusOr<std::vector<TokenId>> ChatIds(const std::string& model, const std::string& source,
+                                             const std::string& path, const text::Tokenizer& tokenizer) {
   GANTRY_ASSIGN_OR_RETURN(const ordered_json root, ReadJson(path));
   const ordered_json* messages = root.is_array()                                 ? &root
                                  : root.is_object() && root.contains("messages") ? &root["messages"]
@@ -59,10 +60,11 @@ absl::StatusOr<std::vector<TokenId>> ChatIds(const std::string& model, const std
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": expected a non-empty array of messages, or an object with `messages`"));
   }
-  GANTRY_ASSIGN_OR_RETURN(const std::string source, text::ReadChatTemplateSource(model));
+  if (source.empty()) return absl::NotFoundError(absl::StrCat(model, ": the model has no chat template"));
   GANTRY_ASSIGN_OR_RETURN(const auto chat_template, text::ChatTemplate::Parse(source));
   text::ChatTemplate::Input input;
   input.messages = messages;
+  input.bos_token = tokenizer.Decode(tokenizer.prefix(), /*skip_special=*/false);
   if (root.is_object() && root.contains("tools") && root["tools"].is_array()) input.tools = &root["tools"];
   GANTRY_ASSIGN_OR_RETURN(const std::vector<text::Segment> segments, chat_template->Render(input));
   return tokenizer.Encode(segments);
@@ -110,20 +112,22 @@ absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options
 
 absl::Status RunGenerate(const CommonOptions& common, const GenerateOptions& options) {
   std::unique_ptr<text::Tokenizer> tokenizer;
-  absl::StatusOr<std::unique_ptr<text::Tokenizer>> loaded = text::Tokenizer::FromFile(common.model + "/tokenizer.json");
+  const absl::StatusOr<ModelText> model_text = ReadModelText(common.model);
   // Ids alone need no tokenizer; then there is no text either.
-  if (loaded.ok()) {
-    tokenizer = std::move(*loaded);
+  if (model_text.ok()) {
+    GANTRY_ASSIGN_OR_RETURN(tokenizer, text::Tokenizer::FromJson(model_text->tokenizer_json, common.model));
   } else if (options.ids.empty()) {
-    return loaded.status();
+    return model_text.status();
   }
   Request request;
   if (!options.ids.empty()) {
     GANTRY_ASSIGN_OR_RETURN(request.ids, ReadIds(options.ids));
   } else if (!options.chat.empty()) {
-    GANTRY_ASSIGN_OR_RETURN(request.ids, ChatIds(common.model, options.chat, *tokenizer));
+    GANTRY_ASSIGN_OR_RETURN(request.ids, ChatIds(common.model, model_text->chat_template, options.chat, *tokenizer));
   } else {
-    GANTRY_ASSIGN_OR_RETURN(request.ids, tokenizer->Encode(options.prompt, /*parse_special=*/true));
+    request.ids = tokenizer->prefix();
+    GANTRY_ASSIGN_OR_RETURN(const std::vector<TokenId> ids, tokenizer->Encode(options.prompt, /*parse_special=*/true));
+    request.ids.insert(request.ids.end(), ids.begin(), ids.end());
   }
   EngineOptions engine_options;
   engine_options.model_path = common.model;

@@ -19,7 +19,9 @@ int main(int argc, char** argv) {
 
   CommonOptions common;
   const auto add_common = [&](CLI::App* command) {
-    command->add_option("--model", common.model, "Model directory: config.json, *.safetensors, tokenizer.json")
+    command
+        ->add_option("--model", common.model,
+                     "Model directory (config.json, *.safetensors, tokenizer.json) or .gguf file")
         ->required();
     command->add_option("--backend", common.backend, "reference (plain loops, the oracle) or cpu")
         ->capture_default_str();

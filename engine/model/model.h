@@ -26,6 +26,7 @@ struct AttentionWeights {
   std::vector<float> k_norm;
 };
 
+// Value heads stand in the order of GatedDeltaNetSpec::tiled_value_heads in every part.
 struct GatedDeltaNetWeights {
   Matrix qkv;                  // [conv_channels, H]: q heads, k heads, v heads
   Matrix z;                    // [value_heads * value_dim, H]
@@ -71,12 +72,7 @@ struct Model {
   std::vector<LayerWeights> layers;
   std::optional<MtpWeights> mtp;
 
-  std::string path;  // the directory
-  // Text files of the model, for whoever tokenises; the engine never opens them. Empty: the directory has no such file.
-  std::string tokenizer_path;         // tokenizer.json
-  std::string tokenizer_config_path;  // tokenizer_config.json
-  std::string chat_template_path;     // chat_template.jinja
-
+  std::string path;        // the directory or .gguf file
   int64_t parameters = 0;  // elements of all tensors in use
   int64_t weight_bytes = 0;
   std::shared_ptr<const void> storage;  // keeps the mapping alive
@@ -84,8 +80,10 @@ struct Model {
   const LayerWeights& layer(int index) const { return index < spec.trunk_layers() ? layers[index] : mtp->layer; }
 };
 
-// Loads a model directory (config.json, *.safetensors, generation_config.json). INVALID_ARGUMENT or NOT_FOUND name
-// file, tensor or key, expected and found; an unknown family lists the supported ones.
-absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& directory);
+// Loads a model directory (config.json, *.safetensors, generation_config.json) or a .gguf file (the first one of a
+// split). INVALID_ARGUMENT or NOT_FOUND name file, tensor or key, expected and found; an unknown family lists the
+// supported ones. What text a model needs is read apart from it: engine/model/model_text.h.
+absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& path);
+bool IsGgufPath(const std::string& path);
 
 }  // namespace gantry::engine

@@ -1,6 +1,6 @@
 // Models as data: what a checkpoint is, independent of the file it came from and of the backend that runs it.
 //
-// A family file (families/*.cc) turns config.json (or GGUF keys) into a ModelSpec and names its tensors; nothing else
+// A family file (families/*.cc) turns config.json or GGUF keys into a ModelSpec and names its tensors; nothing else
 // in the engine knows a family's name. Formulas: docs/models.md. Matrices are [out_features, in_features], row-major.
 // Plain data, immutable after loading, shared between threads without locks.
 #pragma once
@@ -15,10 +15,13 @@
 
 namespace gantry::engine {
 
-// y = x * rsqrt(mean(x^2) + eps) * (w or 1 + w). Loaders fold the "1 +" into the weight, so that backends see one kind.
+// Rotary position embedding: at position t, pair p of a head's first dims turns by t * frequencies[p]. How a checkpoint
+// stretches its frequencies (llama3, YaRN, ...) is already in them (engine/model/rope.h).
 struct RopeSpec {
-  int rotary_dim = 0;  // first dims of a head that are rotated, pairs (i, i + rotary_dim / 2)
-  double theta = 10000.0;
+  int rotary_dim = 0;               // first dims of a head that are rotated
+  bool interleaved = false;         // pairs are (2 p, 2 p + 1) instead of (p, p + rotary_dim / 2)
+  std::vector<double> frequencies;  // [rotary_dim / 2], radians a position
+  double magnitude = 1.0;           // both cosine and sine are multiplied by it
 };
 
 // Softmax attention over a paged KV cache. Head h of the queries reads KV head h / (query_heads / kv_heads).
@@ -52,7 +55,9 @@ struct DenseSpec {
 };
 
 enum class GatingRule {
-  kSoftmaxRenormalised,  // softmax over all experts, top-k, weights divided by their sum; ties go to the lower index
+  // Softmax over all experts, then the k largest; ties go to the lower index.
+  kSoftmaxRenormalised,  // weights divided by the sum of the chosen
+  kSoftmax,              // weights as they are
 };
 
 struct MixtureOfExpertsSpec {

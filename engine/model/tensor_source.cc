@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "engine/base/status_macros.h"
 #include "engine/format/quant_blocks.h"
 
@@ -19,6 +20,20 @@ bool TensorSource::AreEqual(const std::string& a, const std::string& b) const {
   if (!Has(a) || !Has(b)) return false;
   const StoredTensor &left = set_.tensors.at(a), &right = set_.tensors.at(b);
   return left.dtype == right.dtype && left.shape == right.shape && std::memcmp(left.data, right.data, left.bytes) == 0;
+}
+
+absl::StatusOr<int64_t> TensorSource::Rows(const std::string& name) const {
+  const auto found = set_.tensors.find(name);
+  if (found == set_.tensors.end() || found->second.shape.size() != 2) {
+    return absl::NotFoundError(absl::StrCat(set_.path, ": tensor ", name, ": expected a matrix, found none"));
+  }
+  return found->second.shape[0];
+}
+
+void TensorSource::IgnorePrefix(const std::string& prefix) {
+  for (auto i = set_.tensors.lower_bound(prefix); i != set_.tensors.end() && absl::StartsWith(i->first, prefix); ++i) {
+    Ignore(i->first);
+  }
 }
 
 absl::StatusOr<const StoredTensor*> TensorSource::Take(const std::string& name, const std::vector<int64_t>& shape,
@@ -54,12 +69,16 @@ absl::StatusOr<const StoredTensor*> TensorSource::Take(const std::string& name, 
 }
 
 absl::StatusOr<Matrix> TensorSource::ReadMatrix(const std::string& name, int64_t rows, int64_t columns) {
-  Matrix matrix;
-  GANTRY_ASSIGN_OR_RETURN(const StoredTensor* tensor, Take(name, {rows, columns}, &matrix.dtype));
-  matrix.rows = rows;
-  matrix.columns = columns;
-  matrix.data = tensor->data;
-  return matrix;
+  std::vector<int64_t> shape = {rows, columns};
+  const auto found = set_.tensors.find(name);
+  if (rows == 1 && found != set_.tensors.end() && found->second.shape.size() == 1) shape = {columns};
+  std::vector<Matrix> matrix(1);
+  GANTRY_ASSIGN_OR_RETURN(const StoredTensor* tensor, Take(name, shape, &matrix[0].dtype));
+  matrix[0].rows = rows;
+  matrix[0].columns = columns;
+  matrix[0].data = tensor->data;
+  GANTRY_RETURN_IF_ERROR(ReadScales(name, &matrix));
+  return matrix[0];
 }
 
 absl::StatusOr<std::vector<Matrix>> TensorSource::ReadMatrices(const std::string& name, int64_t count, int64_t rows,
@@ -70,7 +89,22 @@ absl::StatusOr<std::vector<Matrix>> TensorSource::ReadMatrices(const std::string
   all.data = tensor->data;
   std::vector<Matrix> matrices;
   for (int64_t i = 0; i < count; ++i) matrices.push_back(all.Rows(i * rows, rows));
+  GANTRY_RETURN_IF_ERROR(ReadScales(name, &matrices));
   return matrices;
+}
+
+absl::Status TensorSource::ReadScales(const std::string& name, std::vector<Matrix>* matrices) {
+  absl::string_view base = name;
+  if (matrices->front().dtype != DType::kNVFP4 || !absl::ConsumeSuffix(&base, ".weight")) return absl::OkStatus();
+  // Of activations, for kernels that quantise those too.
+  Ignore(absl::StrCat(base, ".input_scale"));
+  const std::string scale_name = absl::StrCat(base, ".scale");
+  const auto found = set_.tensors.find(scale_name);
+  if (found == set_.tensors.end()) return absl::OkStatus();
+  const int64_t count = found->second.elements() == 1 ? 1 : static_cast<int64_t>(matrices->size());
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<float> scales, ReadVector(scale_name, {count}));
+  for (size_t i = 0; i < matrices->size(); ++i) (*matrices)[i].scale = scales[count == 1 ? 0 : i];
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<float>> TensorSource::ReadVector(const std::string& name,
@@ -86,7 +120,7 @@ absl::Status TensorSource::CheckAllRead() const {
   for (const auto& [name, tensor] : set_.tensors) {
     if (!used_.contains(name)) {
       return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, " ", ShapeText(tensor.shape),
-                                                     " belongs to nothing that config.json describes"));
+                                                     " belongs to nothing that ", description_, " describes"));
     }
   }
   return absl::OkStatus();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <queue>
 
 namespace gantry::engine::text {
@@ -39,7 +40,7 @@ void BytePairEncoder::EncodeShort(absl::string_view piece, std::vector<TokenId>*
     pairs[best] = best + 1 < count ? Find(symbols[best], symbols[best + 1]) : nullptr;
     if (best > 0) pairs[best - 1] = Find(symbols[best - 1], symbols[best]);
   }
-  out->insert(out->end(), symbols, symbols + count);
+  std::copy_if(symbols, symbols + count, std::back_inserter(*out), [](TokenId id) { return id != kNoToken; });
 }
 
 void BytePairEncoder::EncodeLong(absl::string_view piece, std::vector<TokenId>* out) const {
@@ -90,7 +91,9 @@ void BytePairEncoder::EncodeLong(absl::string_view piece, std::vector<TokenId>* 
       }
     }
   }
-  for (uint32_t i = 0; i != kEnd; i = next[i]) out->push_back(symbols[i]);
+  for (uint32_t i = 0; i != kEnd; i = next[i]) {
+    if (symbols[i] != kNoToken) out->push_back(symbols[i]);
+  }
 }
 
 }  // namespace gantry::engine::text

@@ -18,7 +18,9 @@ namespace gantry::engine::text {
 
 class BytePairEncoder {
  public:
-  // Ids of the 256 single bytes.
+  // Ids of the single bytes. A byte without one merges with nothing and encodes to nothing, as in the implementations
+  // that vocabularies are made with.
+  BytePairEncoder() { bytes_.fill(kNoToken); }
   void SetByte(unsigned char byte, TokenId id) { bytes_[byte] = id; }
   // A merge of rank `rank` (lower first); of several merges of one pair the first stands.
   void AddMerge(TokenId left, TokenId right, int rank, TokenId merged) {
@@ -33,6 +35,7 @@ class BytePairEncoder {
     int rank;
     TokenId merged;
   };
+  static constexpr TokenId kNoToken = -1;
   static constexpr int kNoRank = std::numeric_limits<int>::max();
 
   static uint64_t Key(TokenId left, TokenId right) {
@@ -45,7 +48,7 @@ class BytePairEncoder {
   void EncodeShort(absl::string_view piece, std::vector<TokenId>* out) const;
   void EncodeLong(absl::string_view piece, std::vector<TokenId>* out) const;
 
-  std::array<TokenId, 256> bytes_{};
+  std::array<TokenId, 256> bytes_;
   absl::flat_hash_map<uint64_t, Merge> merges_;
 };
 

@@ -96,7 +96,12 @@ const std::map<std::string, std::vector<std::string>>& Families() {
         "[一-龥ࠀ-一가-퟿]+",
         R"(\p{N}+)"};
     // clang-format on
-    (*f)["llama3"] = (*f)["llama-bpe"];
+    // What files without a name were made with.
+    (*f)["default"] = {R"([\p{P}\$\+<=>\^~\|]+)",
+                       R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))", R"(\p{N}+)",
+                       "[0-9][0-9][0-9]"};
+    (*f)["llama3"] = (*f)["llama-v3"] = (*f)["llama-bpe"];
+    (*f)["deepseek-r1-qwen"] = (*f)["qwen2"];
     (*f)["starcoder"] = (*f)["refact"] = (*f)["smollm"];
     return f;
   }();
@@ -143,8 +148,13 @@ absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::FromExpressions(
 }
 
 absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::FromFamily(const std::string& name) {
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<std::string> expressions, FamilyExpressions(name));
+  return FromExpressions(expressions);
+}
+
+absl::StatusOr<std::vector<std::string>> PreTokenizer::FamilyExpressions(const std::string& name) {
   const auto found = Families().find(name);
-  if (found != Families().end()) return FromExpressions(found->second);
+  if (found != Families().end()) return found->second;
   std::vector<std::string> names;
   for (const auto& [family, expressions] : Families()) names.push_back(family);
   return absl::InvalidArgumentError(

@@ -22,7 +22,8 @@ class PreTokenizer {
   // thinks.
   static absl::StatusOr<std::unique_ptr<PreTokenizer>> FromExpressions(const std::vector<std::string>& expressions);
   // The families that GGUF files name in `tokenizer.ggml.pre`: qwen35, qwen2, llama-bpe, gpt-2, smollm, deepseek-v3,
-  // deepseek-llm (and their usual aliases). INVALID_ARGUMENT lists them.
+  // deepseek-llm, default (and their usual aliases). INVALID_ARGUMENT lists them.
+  static absl::StatusOr<std::vector<std::string>> FamilyExpressions(const std::string& name);
   static absl::StatusOr<std::unique_ptr<PreTokenizer>> FromFamily(const std::string& name);
   ~PreTokenizer();
 

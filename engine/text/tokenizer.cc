@@ -65,6 +65,7 @@ class TokenizerReader {
     GANTRY_RETURN_IF_ERROR(ReadVocabulary(root.value("model", json())));
     GANTRY_RETURN_IF_ERROR(ReadMerges(root.value("model", json())));
     GANTRY_RETURN_IF_ERROR(ReadAddedTokens(root.value("added_tokens", json::array())));
+    GANTRY_RETURN_IF_ERROR(ReadPostProcessor(root.value("post_processor", json())));
     return std::move(tokenizer_);
   }
 
@@ -150,7 +151,11 @@ class TokenizerReader {
       std::string printable;
       AppendUtf8(ByteToPrintable()[b], &printable);
       const auto found = ids_.find(printable);
-      if (found == ids_.end()) return Error(absl::StrCat("model: vocab: the entry of byte ", b, " is missing"));
+      if (found == ids_.end()) {
+        // Some vocabularies leave out control characters and bytes of planes that nobody writes in.
+        if (b >= ' ' && b <= '~') return Error(absl::StrCat("model: vocab: the entry of byte ", b, " is missing"));
+        continue;
+      }
       tokenizer_->encoder_.SetByte(static_cast<unsigned char>(b), found->second);
     }
     return absl::OkStatus();
@@ -208,6 +213,28 @@ class TokenizerReader {
         return other.content.size() < added.content.size();
       });
       bucket.insert(place, std::move(added));
+    }
+    return absl::OkStatus();
+  }
+
+  // Only TemplateProcessing adds tokens; what it puts behind the text is for other uses than continuing it.
+  absl::Status ReadPostProcessor(const json& value) {
+    const std::string type = TypeOf(value);
+    if (type == "Sequence" && value.contains("processors") && value["processors"].is_array()) {
+      for (const json& part : value["processors"]) GANTRY_RETURN_IF_ERROR(ReadPostProcessor(part));
+    }
+    if (type != "TemplateProcessing") return absl::OkStatus();
+    const json single = value.value("single", json::array()), tokens = value.value("special_tokens", json::object());
+    for (const json& item : single) {
+      if (!item.is_object() || !item.contains("SpecialToken")) break;
+      const std::string name = item["SpecialToken"].value("id", "");
+      const json ids = tokens.value(name, json::object()).value("ids", json::array());
+      for (const json& id : ids) {
+        if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= tokenizer_->size()) {
+          return Error(absl::StrCat("post_processor: `", name, "`: expected ids of the vocabulary"));
+        }
+        tokenizer_->prefix_.push_back(id.get<TokenId>());
+      }
     }
     return absl::OkStatus();
   }

@@ -42,6 +42,10 @@ class Tokenizer {
   absl::StatusOr<std::vector<TokenId>> Encode(absl::string_view text, bool parse_special) const;
   absl::StatusOr<std::vector<TokenId>> Encode(absl::Span<const Segment> segments) const;
 
+  // What the model expects before a text that no chat template wrote (tokenizer.json's post_processor): usually nothing
+  // or one begin-of-text token. Encode leaves it to the caller.
+  const std::vector<TokenId>& prefix() const { return prefix_; }
+
   // One past the largest id.
   int size() const { return static_cast<int>(bytes_.size()); }
   // The bytes that a token stands for; empty for ids outside the vocabulary. Not necessarily whole characters.
@@ -71,6 +75,7 @@ class Tokenizer {
   std::unique_ptr<PreTokenizer> pre_tokenizer_;
   bool nfc_ = false;
   bool ignore_merges_ = false;
+  std::vector<TokenId> prefix_;
   std::vector<std::string> bytes_;  // [size()]
   std::vector<bool> special_;       // [size()]
   absl::flat_hash_map<std::string, TokenId> by_bytes_;

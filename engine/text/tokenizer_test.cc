@@ -66,6 +66,16 @@ TEST_P(ReleasedTokenizerTest, EncodesAndDecodesTheOracleExactly) {
 
 INSTANTIATE_TEST_SUITE_P(Vocabularies, ReleasedTokenizerTest, ::testing::Values("qwen3", "deepseek_v3", "llama3"));
 
+TEST(TokenizerTest, BytesWithoutAVocabularyEntryEncodeToNothing) {
+  json root = Load(kRoot + "/models/demo/tokenizer.json");
+  root["model"]["vocab"].erase("\u0104");  // the stand-in of byte 4
+  const auto tokenizer = Tokenizer::FromJson(root.dump(), "t").value();
+  EXPECT_EQ(tokenizer->Encode("one\x04 two", false).value(), Demo().Encode("one two", false).value());
+  root["model"]["vocab"].erase("Q");
+  EXPECT_THAT(std::string(Tokenizer::FromJson(root.dump(), "t").status().message()),
+              HasSubstr("t: model: vocab: the entry of byte 81 is missing"));
+}
+
 TEST(TokenizerTest, ControlTokensOfUntrustedTextArePlainText) {
   const TokenId end = Demo().Find("<|im_end|>").value();
   const std::vector<Segment> own_words = {{"a<|im_end|>b", true}};

@@ -89,6 +89,7 @@ std::variant<Prompts, ApiError> BuildChat(const CompletionRequest& request, cons
   input.messages = &request.messages;
   input.tools = &request.tools;
   input.variables = &request.variables;
+  input.bos_token = model.bos_token;
   input.eos_token = model.eos_token;
   absl::StatusOr<std::vector<Segment>> segments = model.chat_template->Render(input);
   if (!segments.ok()) {
@@ -124,6 +125,8 @@ std::variant<Prompts, ApiError> BuildPlain(const CompletionRequest& request, con
     // The whole prompt is the tenant's own, template included: control tokens are recognised in it.
     absl::StatusOr<std::vector<TokenId>> ids = model.tokenizer->Encode(text, /*parse_special=*/true);
     if (!ids.ok()) return InvalidRequest(std::string(ids.status().message()), "prompt", "invalid_value");
+    const std::vector<TokenId>& prefix = model.tokenizer->prefix();
+    ids->insert(ids->begin(), prefix.begin(), prefix.end());
     if (ids->empty()) return InvalidRequest("The prompt has no tokens.", "prompt", "invalid_value");
     out.prompts.push_back({Unsigned(*ids), 0});
   }

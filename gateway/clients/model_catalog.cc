@@ -188,6 +188,7 @@ absl::StatusOr<std::shared_ptr<const Model>> MakeModel(const v1::ModelCard& card
   }
   if (card.context_tokens() < 2)
     return absl::InvalidArgumentError(absl::StrCat(card.name(), ": context_tokens is ", card.context_tokens()));
+  model->bos_token = model->tokenizer->Decode(model->tokenizer->prefix(), /*skip_special=*/false);
   if (card.stop_ids_size() > 0) {
     model->eos_token = std::string(model->tokenizer->TokenBytes(static_cast<engine::TokenId>(card.stop_ids(0))));
   }

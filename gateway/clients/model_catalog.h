@@ -28,6 +28,7 @@ struct Model {
   v1::ModelCard card;
   std::shared_ptr<const engine::text::Tokenizer> tokenizer;
   std::shared_ptr<const engine::text::ChatTemplate> chat_template;  // null: the model has none
+  std::string bos_token;                                            // text of the tokenizer's prefix
   std::string eos_token;                                            // text of the first stop id
   size_t longest_token_bytes = 1;                                   // of the vocabulary
 };

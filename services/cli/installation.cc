@@ -23,7 +23,7 @@ constexpr int kSourceTreeDepth = 4;
 
 bool IsModel(const fs::path& path) {
   std::error_code error;
-  return fs::exists(path / "config.json", error);
+  return fs::exists(path / "config.json", error) || (path.extension() == ".gguf" && fs::exists(path, error));
 }
 
 absl::StatusOr<std::string> FindDemoModel(const fs::path& programs) {
@@ -42,7 +42,7 @@ absl::StatusOr<std::string> FindModel(const std::string& given, const fs::path& 
   if (!IsModel(given)) {
     return absl::NotFoundError(absl::StrCat("model ", given,
                                             ": expected a directory with config.json, "
-                                            "*.safetensors and tokenizer.json"));
+                                            "*.safetensors and tokenizer.json, or a .gguf file"));
   }
   std::error_code error;
   const fs::path absolute = fs::canonical(given, error);

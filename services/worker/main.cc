@@ -170,7 +170,7 @@ int main(int argc, char** argv) {
   options.rpc.process = "worker";
   gantry::Config config("worker", "runs a model and serves it to the router.");
   config.Group("Model");
-  config.String("model", &options.model, "directory with config.json, *.safetensors, tokenizer.json")
+  config.String("model", &options.model, "directory with config.json, *.safetensors, tokenizer.json; or a .gguf file")
       .Required()
       .Example("models/demo");
   config.String("model-name", &options.model_name, "name that clients ask for; default: the directory's name");

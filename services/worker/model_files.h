@@ -21,6 +21,6 @@ std::string Sha256(absl::string_view bytes);
 absl::StatusOr<ModelFiles> ReadModelFiles(const std::string& served_name, const engine::Card& card);
 
 // Ids below this exist in the tokenizer; the rows above are padding.
-absl::StatusOr<int> TokenizerSize(const std::string& model_directory);
+absl::StatusOr<int> TokenizerSize(const std::string& model_path);
 
 }  // namespace gantry::worker

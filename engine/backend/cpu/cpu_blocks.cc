@@ -11,6 +11,7 @@
 #include "engine/backend/cpu/kernels.h"
 #include "engine/base/check.h"
 #include "engine/base/thread_pool.h"
+#include "engine/model/rope.h"
 
 namespace gantry::engine {
 namespace {
@@ -361,14 +362,14 @@ class CpuBlocks final : public Blocks {
   }
 
   static void Rope(float* head, int position, const RopeSpec& rope) {
-    const int half = rope.rotary_dim / 2;
-    for (int i = 0; i < half; ++i) {
-      // In double: a position of 2.6e5 leaves float32 no digits for the angle.
-      const double angle = position * std::pow(rope.theta, -2.0 * i / rope.rotary_dim);
-      const auto cosine = static_cast<float>(std::cos(angle)), sine = static_cast<float>(std::sin(angle));
-      const float a = head[i], b = head[i + half];
-      head[i] = a * cosine - b * sine;
-      head[i + half] = b * cosine + a * sine;
+    for (int pair = 0; pair < rope.rotary_dim / 2; ++pair) {
+      const RopeTurn turn = TurnAt(rope, position, pair);
+      const auto cosine = static_cast<float>(turn.cosine), sine = static_cast<float>(turn.sine);
+      float& x = head[FirstOfPair(rope, pair)];
+      float& y = head[SecondOfPair(rope, pair)];
+      const float a = x, b = y;
+      x = a * cosine - b * sine;
+      y = b * cosine + a * sine;
     }
   }
 
@@ -652,7 +653,7 @@ class CpuBlocks final : public Blocks {
   }
 
   // Top-k of the router's logits; ties go to the lower index. Softmax over all experts, renormalised over the chosen,
-  // is the softmax over the chosen.
+  // is the softmax over the chosen; without that, all experts stand in the divisor.
   void Route(const MixtureOfExpertsSpec& moe, const float* logits, int first_choice) {
     const int k = moe.experts_per_token;
     for (int e = 0; e < moe.experts; ++e) order_[e] = e;
@@ -661,6 +662,9 @@ class CpuBlocks final : public Blocks {
     float sum = 0;
     for (int i = 0; i < k; ++i)
       sum += choice_weight_[first_choice + i] = std::exp(logits[order_[i]] - logits[order_[0]]);
+    if (moe.gating == GatingRule::kSoftmax) {
+      for (int i = k; i < moe.experts; ++i) sum += std::exp(logits[order_[i]] - logits[order_[0]]);
+    }
     for (int i = 0; i < k; ++i) {
       choice_expert_[first_choice + i] = order_[i];
       choice_weight_[first_choice + i] /= sum;

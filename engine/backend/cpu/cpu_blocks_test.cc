@@ -15,6 +15,10 @@ TEST(CpuBlocksTest, LogitsAndMtpLogitsEqualOtherPeoplesImplementations) {
   for (const GoldenCase& golden : Qwen35MoeGoldens()) CheckGolden(golden, MakeCpuBlocks, kCpuLogitsBound);
 }
 
+TEST(CpuBlocksTest, DecoderFamiliesEqualOtherPeoplesImplementations) {
+  for (const GoldenCase& golden : DecoderGoldens()) CheckGolden(golden, MakeCpuBlocks, kCpuLogitsBound);
+}
+
 TEST(CpuBlocksTest, HiddenStatesAndThreeTokenDraftEqualTheGolden) {
   CheckDraft(Qwen35MoeGoldens()[0], MakeCpuBlocks, kCpuLogitsBound);
 }

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
+#include "engine/model/rope.h"
 
 namespace gantry::engine {
 namespace {
@@ -40,15 +41,14 @@ void RmsNorm(const float* x, const float* w, int size, double eps, float* y) {
   for (int i = 0; i < size; ++i) y[i] = static_cast<float>(x[i] * scale * w[i]);
 }
 
-// Pairs (i, i + rotary_dim / 2) turn by position * theta^(-2 i / rotary_dim).
 void Rope(float* head, int position, const RopeSpec& rope) {
-  const int half = rope.rotary_dim / 2;
-  for (int i = 0; i < half; ++i) {
-    const double angle = position * std::pow(rope.theta, -2.0 * i / rope.rotary_dim);
-    const double cosine = std::cos(angle), sine = std::sin(angle);
-    const double a = head[i], b = head[i + half];
-    head[i] = static_cast<float>(a * cosine - b * sine);
-    head[i + half] = static_cast<float>(b * cosine + a * sine);
+  for (int pair = 0; pair < rope.rotary_dim / 2; ++pair) {
+    const RopeTurn turn = TurnAt(rope, position, pair);
+    float& x = head[FirstOfPair(rope, pair)];
+    float& y = head[SecondOfPair(rope, pair)];
+    const double a = x, b = y;
+    x = static_cast<float>(a * turn.cosine - b * turn.sine);
+    y = static_cast<float>(b * turn.cosine + a * turn.sine);
   }
 }
 
@@ -354,14 +354,18 @@ class ReferenceBlocks final : public Blocks {
     const double max = *std::max_element(logits.begin(), logits.end());
     std::vector<double> p(logits.size());
     for (size_t e = 0; e < p.size(); ++e) p[e] = std::exp(logits[e] - max);
-    // The softmax's own divisor, the sum over all experts, cancels when the chosen weights are renormalised.
     const std::vector<int> chosen = TopK(logits, moe.experts_per_token);
-    double chosen_sum = 0;
-    for (int e : chosen) chosen_sum += p[e];
+    // The softmax's own divisor, the sum over all experts, cancels when the chosen weights are renormalised.
+    double divisor = 0;
+    if (moe.gating == GatingRule::kSoftmaxRenormalised) {
+      for (int e : chosen) divisor += p[e];
+    } else {
+      for (const double value : p) divisor += value;
+    }
     std::vector<double> sum(weights.experts[0].down.rows);
     for (int e : chosen) {
       const std::vector<float> y = SwiGlu(weights.experts[e], x);
-      for (size_t j = 0; j < sum.size(); ++j) sum[j] += p[e] / chosen_sum * y[j];
+      for (size_t j = 0; j < sum.size(); ++j) sum[j] += p[e] / divisor * y[j];
     }
     if (weights.shared) {
       const double gate = weights.shared_gate ? Sigmoid(MatVec(*weights.shared_gate, x)[0]) : 1.0;

@@ -16,6 +16,10 @@ TEST(ReferenceBlocksTest, LogitsAndMtpLogitsEqualOtherPeoplesImplementations) {
   for (const GoldenCase& golden : Qwen35MoeGoldens()) CheckGolden(golden, MakeReferenceBlocks, kBound);
 }
 
+TEST(ReferenceBlocksTest, DecoderFamiliesEqualOtherPeoplesImplementations) {
+  for (const GoldenCase& golden : DecoderGoldens()) CheckGolden(golden, MakeReferenceBlocks, kBound);
+}
+
 TEST(ReferenceBlocksTest, HiddenStatesAndThreeTokenDraftEqualTheGolden) {
   CheckDraft(Qwen35MoeGoldens()[0], MakeReferenceBlocks, kBound);
 }

@@ -9,6 +9,7 @@
 
 #include "engine/backend/golden_test_util.h"
 #include "engine/backend/reference/reference_blocks.h"
+#include "engine/model/rope.h"
 
 namespace gantry::engine {
 namespace {
@@ -25,7 +26,7 @@ class TinyModelMaker {
                             .head_dim = 16,
                             .output_gate = true,
                             .qk_norm = true,
-                            .rope = {.rotary_dim = 8, .theta = 1e7},
+                            .rope = PlainRope(8, 1e7),
                             .score_scale = 0.25f};
     GatedDeltaNetSpec net{.key_heads = 2, .value_heads = 4, .key_dim = 8, .value_dim = 8, .conv_kernel = 4};
     MixtureOfExpertsSpec moe{
