@@ -4,7 +4,8 @@
 // terms l, l + 16, l + 32, ... in ascending order, each by one fused multiply-add; n is filled up to a multiple of 16
 // with zero terms. The lanes are then added as ((l, l + 8), then (l, l + 4), then (l, l + 2), then (l, l + 1)). BF16
 // weights are widened exactly. Error: |result - exact| <= (n / 16 + 5) * 2^-24 * sum |a_i b_i|, hence c = n / 16 + 5 in
-// units of float32 rounding. exp is libm's expf on every path.
+// units of float32 rounding. exp is Exp of kernels-inl.h on every path: within 2 units in the last place on [-87, 88],
+// clamped outside, NaN stays NaN.
 //
 // Activations are rows of `stride` floats, stride a multiple of 16, zero beyond their n values. Weights need no
 // padding.
@@ -65,6 +66,20 @@ struct Kernels {
   // y[i][row] = w[row] . x[i] for rows [begin, end) and i in [0, count).
   void (*matmul)(const WeightView& w, int64_t begin, int64_t end, const float* const* x, int count, float* const* y);
   float (*dot)(const float* a, const float* b, int64_t n);  // n a multiple of 16
+  // x += delta; y = x * rsqrt(mean x^2 + eps) * weight. Only n values are written.
+  void (*add_norm)(float* x, const float* delta, const float* weight, int64_t n, float eps, float* y);
+  // y = x * rsqrt(mean x^2 + eps) * weight; y may be x. Only n values are written.
+  void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
+  // gate = silu(gate) * up.
+  void (*silu_mul)(float* gate, const float* up, int64_t n);
+  // out[c] = silu(sum_j weights[j][c] * inputs[j][c]), j ascending; weights [taps, channels].
+  void (*convolve_silu)(const float* const* inputs, int taps, const float* weights, int64_t channels, float* out);
+  // out = weight * (x * rsqrt(mean x^2 + eps)) * silu(gate).
+  void (*gated_norm)(const float* x, const float* gate, const float* weight, int64_t n, float eps, float* out);
+  // out = out * factor * sigmoid(gate); gate may be null: out * factor.
+  void (*gate_by_sigmoid)(float* out, float factor, const float* gate, int64_t n);
+  // sum = fma(factor, y, sum).
+  void (*add_weighted)(float* sum, float factor, const float* y, int64_t n);
   void (*delta_slab)(const DeltaSlab& slab);
   void (*attend_page)(const AttentionPage& page);
 };
@@ -72,8 +87,5 @@ struct Kernels {
 const Kernels& ScalarKernels();
 const Kernels& Avx2Kernels();    // needs AVX2 and FMA
 const Kernels& Avx512Kernels();  // needs AVX-512 F, BW, VL
-
-// The best this machine has, or what GANTRY_CPU_ISA (scalar, avx2, avx512) asks for; null when that is not to be had.
-const Kernels* ChooseKernels();
 
 }  // namespace gantry::engine::cpu

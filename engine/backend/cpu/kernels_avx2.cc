@@ -38,6 +38,19 @@ struct Vec {
   static Vec Mul(const Vec& a, const Vec& b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
   static Vec Add(const Vec& a, const Vec& b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
   static Vec Sub(const Vec& a, const Vec& b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
+  static Vec Div(const Vec& a, const Vec& b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
+  static Vec Max(const Vec& a, const Vec& b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+  static Vec Min(const Vec& a, const Vec& b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
+  Vec PowerOfTwo() const { return {PowerOfTwoHalf(low), PowerOfTwoHalf(high)}; }
+  static __m256 PowerOfTwoHalf(__m256 t) {
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(t), 23), _mm256_set1_epi32(0x3f800000)));
+  }
+  void StoreTail(float* p, int64_t n) const {
+    float all[16];
+    Store(all);
+    memcpy(p, all, sizeof(float) * n);
+  }
   void Store(float* p) const {
     _mm256_storeu_ps(p, low);
     _mm256_storeu_ps(p + 8, high);
@@ -55,7 +68,8 @@ struct Vec {
 }  // namespace
 
 const Kernels& Avx2Kernels() {
-  static const Kernels kernels = {"avx2", MatMul, Dot, RunDeltaSlab, AttendPage};
+  static const Kernels kernels = {"avx2",       MatMul,    Dot,           AddNorm,     RmsNorm,      SiluMul,
+                                  ConvolveSilu, GatedNorm, GateBySigmoid, AddWeighted, RunDeltaSlab, AttendPage};
   return kernels;
 }
 

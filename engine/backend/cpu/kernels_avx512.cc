@@ -28,7 +28,15 @@ struct Vec {
   static Vec Mul(const Vec& a, const Vec& b) { return {_mm512_mul_ps(a.lanes, b.lanes)}; }
   static Vec Add(const Vec& a, const Vec& b) { return {_mm512_add_ps(a.lanes, b.lanes)}; }
   static Vec Sub(const Vec& a, const Vec& b) { return {_mm512_sub_ps(a.lanes, b.lanes)}; }
+  static Vec Div(const Vec& a, const Vec& b) { return {_mm512_div_ps(a.lanes, b.lanes)}; }
+  static Vec Max(const Vec& a, const Vec& b) { return {_mm512_max_ps(a.lanes, b.lanes)}; }
+  static Vec Min(const Vec& a, const Vec& b) { return {_mm512_min_ps(a.lanes, b.lanes)}; }
+  Vec PowerOfTwo() const {
+    return {_mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_slli_epi32(_mm512_castps_si512(lanes), 23), _mm512_set1_epi32(0x3f800000)))};
+  }
   void Store(float* p) const { _mm512_storeu_ps(p, lanes); }
+  void StoreTail(float* p, int64_t n) const { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), lanes); }
   float Reduce() const {
     const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(lanes), 1));
     const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), high);
@@ -43,7 +51,8 @@ struct Vec {
 }  // namespace
 
 const Kernels& Avx512Kernels() {
-  static const Kernels kernels = {"avx512", MatMul, Dot, RunDeltaSlab, AttendPage};
+  static const Kernels kernels = {"avx512",     MatMul,    Dot,           AddNorm,     RmsNorm,      SiluMul,
+                                  ConvolveSilu, GatedNorm, GateBySigmoid, AddWeighted, RunDeltaSlab, AttendPage};
   return kernels;
 }
 

@@ -50,7 +50,35 @@ struct Vec {
     for (int i = 0; i < 16; ++i) v.lane[i] = a.lane[i] - b.lane[i];
     return v;
   }
+  static Vec Div(const Vec& a, const Vec& b) {
+    Vec v;
+    for (int i = 0; i < 16; ++i) v.lane[i] = a.lane[i] / b.lane[i];
+    return v;
+  }
+  // b where either is NaN.
+  static Vec Max(const Vec& a, const Vec& b) {
+    Vec v;
+    for (int i = 0; i < 16; ++i) v.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return v;
+  }
+  static Vec Min(const Vec& a, const Vec& b) {
+    Vec v;
+    for (int i = 0; i < 16; ++i) v.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
+    return v;
+  }
+  // 2^n for a lane whose bits end in the integer n, as adding kRoundToInt leaves them.
+  Vec PowerOfTwo() const {
+    Vec v;
+    for (int i = 0; i < 16; ++i) {
+      uint32_t bits;
+      memcpy(&bits, &lane[i], sizeof(bits));
+      bits = (bits << 23) + 0x3f800000u;
+      memcpy(&v.lane[i], &bits, sizeof(bits));
+    }
+    return v;
+  }
   void Store(float* p) const { memcpy(p, lane, sizeof(lane)); }
+  void StoreTail(float* p, int64_t n) const { memcpy(p, lane, sizeof(float) * n); }
   float Reduce() const {
     float sum[16];
     memcpy(sum, lane, sizeof(sum));
@@ -66,7 +94,8 @@ struct Vec {
 }  // namespace
 
 const Kernels& ScalarKernels() {
-  static const Kernels kernels = {"scalar", MatMul, Dot, RunDeltaSlab, AttendPage};
+  static const Kernels kernels = {"scalar",     MatMul,    Dot,           AddNorm,     RmsNorm,      SiluMul,
+                                  ConvolveSilu, GatedNorm, GateBySigmoid, AddWeighted, RunDeltaSlab, AttendPage};
   return kernels;
 }
 

@@ -1,0 +1,173 @@
+#include "engine/backend/cpu/delta_net.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace gantry::engine::cpu {
+namespace {
+
+constexpr int kTapsMax = 16;
+
+float Sigmoid(float x) {
+  return 1.0f / (1.0f + std::exp(-x));
+}
+float Softplus(float x) {
+  return x > 20.0f ? x : std::log1p(std::exp(x));
+}
+
+}  // namespace
+
+int64_t DeltaNetLayer::StateSize(const GatedDeltaNetSpec& spec) {
+  return int64_t{spec.value_heads} * PaddedTo16(spec.value_dim) * spec.key_dim;
+}
+int64_t DeltaNetLayer::ColumnSize(const GatedDeltaNetSpec& spec) {
+  return int64_t{spec.conv_kernel - 1} * spec.conv_channels();
+}
+int64_t DeltaNetLayer::StateSlotBytes(const GatedDeltaNetSpec& spec) {
+  return (StateSize(spec) + ColumnSize(spec)) * static_cast<int64_t>(sizeof(float));
+}
+
+DeltaNetLayer::DeltaNetLayer(const GatedDeltaNetSpec& spec, const GatedDeltaNetWeights& weights,
+                             const BlocksLimits& limits, WeightStore* store, Step* step)
+    : spec_(spec),
+      source_(weights),
+      step_(*step),
+      qkv_(store->Add(weights.qkv)),
+      z_(store->Add(weights.z)),
+      b_(store->Add(weights.b)),
+      a_(store->Add(weights.a)),
+      out_(store->Add(weights.out)),
+      slabs_(static_cast<int>(PaddedTo16(spec.value_dim) / kLanes)),
+      state_size_(StateSize(spec)),
+      column_size_(ColumnSize(spec)) {
+  const int channels = spec.conv_channels();
+  taps_.resize(static_cast<size_t>(spec.conv_kernel) * channels);
+  for (int c = 0; c < channels; ++c) {
+    for (int j = 0; j < spec.conv_kernel; ++j)
+      taps_[static_cast<size_t>(j) * channels + c] = weights.conv[c * spec.conv_kernel + j];
+  }
+  states_.resize(limits.state_slots * state_size_);
+  columns_.resize(limits.state_slots * column_size_);
+  history_.resize(column_size_);
+  Require(&step->normed, {&qkv_, &z_, &b_, &a_});
+  Require(&step->mixed, {&out_});
+}
+
+void DeltaNetLayer::ZeroState(StateSlot slot) {
+  std::fill_n(states_.begin() + slot * state_size_, state_size_, 0.0f);
+  std::fill_n(columns_.begin() + slot * column_size_, column_size_, 0.0f);
+}
+void DeltaNetLayer::CopyState(StateSlot from, StateSlot to) {
+  std::copy_n(states_.begin() + from * state_size_, state_size_, states_.begin() + to * state_size_);
+  std::copy_n(columns_.begin() + from * column_size_, column_size_, columns_.begin() + to * column_size_);
+}
+
+// The heads' raw output overwrites the convolution's input, which nobody reads any more: head h at a multiple of 16.
+float* DeltaNetLayer::HeadOutput(int64_t row, int head) {
+  return step_.wide.row(row) + head * PaddedTo16(spec_.value_dim);
+}
+
+void DeltaNetLayer::Run(const StepBatch& batch, Residual io) {
+  const int rows = batch.rows();
+  step_.MatMul({{qkv_, step_.normed, step_.wide.pointers()},
+                {z_, step_.normed, step_.side_a.pointers()},
+                {b_, step_.normed, step_.side_b.pointers()},
+                {a_, step_.normed, step_.side_c.pointers()}},
+               rows);
+  for (const RowGroup& group : batch.groups) Convolve(group);
+  for (const RowGroup& group : batch.groups) {
+    step_.pool.ParallelFor(spec_.value_heads, [&](int64_t h, int) { RunHead(group, static_cast<int>(h)); });
+  }
+  step_.pool.ParallelFor(rows, [&](int64_t row, int) { FinishRow(row); });
+  step_.MatMul({{out_, step_.mixed, step_.DeltaRows(rows, io)}}, rows);
+}
+
+// conv[row] = silu(depthwise causal convolution), q and k heads scaled to length 1 (q also by 1/sqrt(key_dim)); side_b
+// and side_c become beta and decay; the last columns go to the output slots.
+void DeltaNetLayer::Convolve(const RowGroup& group) {
+  const int taps = spec_.conv_kernel, channels = spec_.conv_channels();
+  // A copy, because one of the output slots may be the input slot.
+  std::copy_n(columns_.begin() + group.state_in * column_size_, column_size_, history_.begin());
+  // Input of token t (t < 0: before the group).
+  const auto input = [&](int t) -> const float* {
+    return t < 0 ? history_.data() + static_cast<int64_t>(taps - 1 + t) * channels
+                 : step_.wide.row(group.first_row + t);
+  };
+  step_.pool.ParallelFor(group.rows, [&](int64_t t, int) {
+    const int64_t row = group.first_row + t;
+    const float* inputs[kTapsMax];
+    for (int j = 0; j < taps; ++j) inputs[j] = input(static_cast<int>(t) - taps + 1 + j);
+    float* c = step_.conv.row(row);
+    step_.kernels.floats->convolve_silu(inputs, taps, taps_.data(), channels, c);
+    for (int head = 0; head < 2 * spec_.key_heads; ++head) {
+      float* vector = c + static_cast<int64_t>(head) * spec_.key_dim;
+      float padded[kKeyDimMax];
+      std::copy_n(vector, spec_.key_dim, padded);
+      std::fill(padded + spec_.key_dim, padded + PaddedTo16(spec_.key_dim), 0.0f);
+      const float squares = step_.kernels.floats->dot(padded, padded, PaddedTo16(spec_.key_dim));
+      const float factor = head < spec_.key_heads ? 1.0f / std::sqrt(static_cast<float>(spec_.key_dim)) : 1.0f;
+      const float scale = 1.0f / std::sqrt(squares + 1e-6f) * factor;
+      for (int i = 0; i < spec_.key_dim; ++i) vector[i] *= scale;
+    }
+    float* beta = step_.side_b.row(row);
+    float* decay = step_.side_c.row(row);
+    for (int h = 0; h < spec_.value_heads; ++h) {
+      beta[h] = Sigmoid(beta[h]);
+      decay[h] = std::exp(source_.decay[h] * Softplus(decay[h] + source_.dt_bias[h]));
+    }
+  });
+  const int kept = static_cast<int>(group.state_out.size());
+  for (int i = 0; i < kept; ++i) {
+    const int t = group.rows - kept + i;
+    float* columns = columns_.data() + group.state_out[i] * column_size_;
+    for (int j = 0; j < taps - 1; ++j) {
+      std::copy_n(input(t - taps + 2 + j), channels, columns + static_cast<int64_t>(j) * channels);
+    }
+  }
+}
+
+// One value head over the group's tokens, slab by slab; the state after each kept row goes to its slot.
+void DeltaNetLayer::RunHead(const RowGroup& group, int head) {
+  const int key_head = spec_.tiled_value_heads ? head % spec_.key_heads : head / (spec_.value_heads / spec_.key_heads);
+  const int kept = static_cast<int>(group.state_out.size()), value_dim = spec_.value_dim;
+  const int64_t slab_size = int64_t{spec_.key_dim} * kLanes;
+  float* c = step_.conv.row(group.first_row);
+  const int64_t stride = step_.conv.stride();
+  for (int slab = 0; slab < slabs_; ++slab) {
+    const int64_t at = (static_cast<int64_t>(head) * slabs_ + slab) * slab_size;
+    alignas(64) float state[kKeyDimMax * kLanes];
+    std::copy_n(states_.begin() + group.state_in * state_size_ + at, slab_size, state);
+    const auto run = [&](int first, int tokens) {
+      step_.kernels.floats->delta_slab({.state = state,
+                                        .key_dim = spec_.key_dim,
+                                        .tokens = tokens,
+                                        .q = c + first * stride + int64_t{key_head} * spec_.key_dim,
+                                        .k = c + first * stride + int64_t{spec_.key_heads + key_head} * spec_.key_dim,
+                                        .qk_stride = stride,
+                                        .v = c + first * stride + int64_t{2} * spec_.key_heads * spec_.key_dim +
+                                             int64_t{head} * value_dim + slab * kLanes,
+                                        .v_stride = stride,
+                                        .decay = step_.side_c.row(group.first_row + first) + head,
+                                        .beta = step_.side_b.row(group.first_row + first) + head,
+                                        .gate_stride = step_.side_b.stride(),
+                                        .out = HeadOutput(group.first_row + first, head) + slab * kLanes,
+                                        .out_stride = step_.wide.stride()});
+    };
+    if (group.rows > kept) run(0, group.rows - kept);
+    for (int i = 0; i < kept; ++i) {
+      run(group.rows - kept + i, 1);
+      std::copy_n(state, slab_size, states_.begin() + group.state_out[i] * state_size_ + at);
+    }
+  }
+}
+
+void DeltaNetLayer::FinishRow(int64_t row) {
+  for (int h = 0; h < spec_.value_heads; ++h) {
+    step_.kernels.floats->gated_norm(HeadOutput(row, h), step_.side_a.row(row) + int64_t{h} * spec_.value_dim,
+                                     source_.norm.data(), spec_.value_dim, step_.rms_eps,
+                                     step_.mixed.row(row) + int64_t{h} * spec_.value_dim);
+  }
+  step_.mixed.Quantize(row, *step_.kernels.ints);
+}
+
+}  // namespace gantry::engine::cpu

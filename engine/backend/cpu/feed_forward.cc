@@ -1,0 +1,211 @@
+#include "engine/backend/cpu/feed_forward.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace gantry::engine::cpu {
+namespace {
+
+float Sigmoid(float x) {
+  return 1.0f / (1.0f + std::exp(-x));
+}
+
+}  // namespace
+
+void ExpertBuffers::Fit(int64_t rows, int64_t choices, int64_t experts, int64_t width, int64_t hidden, int threads) {
+  rows_ = std::max(rows_, rows);
+  choices_ = std::max(choices_, choices);
+  experts_ = std::max(experts_, experts);
+  width_ = std::max(width_, width);
+  const int64_t places = rows_ * choices_;
+  router.Resize(rows_, experts_);
+  gate.Resize(places, width_);
+  up.Resize(places, width_);
+  down.Resize(places, hidden);
+  expert.resize(places);
+  weight.resize(places);
+  place.resize(places);
+  begin.resize(experts_ + 1);
+  cursor.resize(experts_);
+  active.reserve(experts_);
+  order.resize(experts_ * threads);
+  in.resize(places);
+  in32.resize(places);
+  in256.resize(places);
+}
+
+FeedForward::FeedForward(const FfnSpec& spec, const LayerWeights& weights, WeightStore* store, Step* step,
+                         ExpertBuffers* buffers)
+    : spec_(spec), step_(*step), buffers_(*buffers) {
+  const auto add = [store](const SwiGluWeights& w) {
+    return SwiGlu{store->Add(w.gate), store->Add(w.up), store->Add(w.down)};
+  };
+  if (const auto* dense = std::get_if<SwiGluWeights>(&weights.ffn)) {
+    expert_weights_.push_back(add(*dense));
+  } else {
+    const auto& moe = std::get<MixtureOfExpertsWeights>(weights.ffn);
+    mixture_ = true;
+    router_ = store->Add(moe.router);
+    for (const SwiGluWeights& expert : moe.experts) expert_weights_.push_back(add(expert));
+    has_shared_ = moe.shared.has_value();
+    if (moe.shared) shared_ = add(*moe.shared);
+    if (moe.shared_gate) shared_gate_ = store->Add(*moe.shared_gate);
+    const auto& sizes = std::get<MixtureOfExpertsSpec>(spec);
+    choices_ = sizes.experts_per_token + (has_shared_ ? 1 : 0);
+    experts_ = sizes.experts + (has_shared_ ? 1 : 0);
+  }
+  Require(&step->normed, {&router_, &shared_gate_});
+  for (int e = 0; e < experts_; ++e) {
+    const SwiGlu& w = weights_of(e);
+    Require(&step->normed, {&w.gate, &w.up});
+    for (const Weight* weight : {&w.gate, &w.up}) {
+      needs32_ = needs32_ || weight->block() == 32;
+      needs256_ = needs256_ || weight->block() == 256;
+    }
+  }
+}
+
+void FeedForward::Fit(int max_rows) {
+  int64_t width = 0;
+  for (int e = 0; e < experts_; ++e) width = std::max(width, weights_of(e).gate.rows);
+  buffers_.Fit(max_rows, choices_, experts_, width, step_.hidden, step_.pool.threads());
+}
+
+void FeedForward::Bind() {
+  for (int e = 0; e < experts_; ++e) Require(&buffers_.gate, {&weights_of(e).down});
+}
+
+void FeedForward::Run(int rows, Residual io) {
+  Choose(rows);
+  Group(rows);
+  ExpertBuffers& b = buffers_;
+  // Gate, up and activation of a stretch of columns together: the activation finds them in the cache. Where down takes
+  // its input in blocks of 32, the stretch is quantised there and then.
+  ForExperts([&](int e) -> const Weight& { return weights_of(e).gate; },
+             [&](int e, int64_t begin, int64_t end) {
+               const SwiGlu& w = weights_of(e);
+               const int first = b.begin[e], count = b.begin[e + 1] - first;
+               const auto multiply = [&](const Weight& weight, Rows& out) {
+                 if (weight.is_packed) {
+                   const QuantizedRow* in = (weight.block() == 32 ? b.in32 : b.in256).data() + first;
+                   step_.kernels.ints->matmul(weight.packed, begin / kPanelRows, (end + kPanelRows - 1) / kPanelRows,
+                                              in, count, out.pointers() + first);
+                 } else {
+                   step_.kernels.floats->matmul(weight.floats, begin, end, b.in.data() + first, count,
+                                                out.pointers() + first);
+                 }
+               };
+               multiply(w.gate, b.gate);
+               multiply(w.up, b.up);
+               const bool last = end == w.gate.rows;
+               for (int i = first; i < first + count; ++i) {
+                 step_.kernels.floats->silu_mul(b.gate.row(i) + begin, b.up.row(i) + begin, end - begin);
+                 // Experts may differ in width: what a wider one left must not enter a padded product.
+                 if (last) std::fill(b.gate.row(i) + end, b.gate.row(i) + PaddedTo16(end), 0.0f);
+                 if (w.down.block() == 32) b.gate.Quantize(i, *step_.kernels.ints, 32, begin, end);
+               }
+             });
+  bool super_blocks = false;
+  for (int e : b.active) super_blocks = super_blocks || weights_of(e).down.block() == 256;
+  if (super_blocks) {
+    step_.pool.ParallelFor(static_cast<int64_t>(rows) * choices_, [&](int64_t i, int) {
+      const Weight& down = weights_of(b.expert[i]).down;
+      if (down.block() == 256) b.gate.Quantize(b.place[i], *step_.kernels.ints, 256, 0, down.columns);
+    });
+  }
+  ForExperts([&](int e) -> const Weight& { return weights_of(e).down; },
+             [&](int e, int64_t begin, int64_t end) {
+               const int first = b.begin[e], count = b.begin[e + 1] - first;
+               Multiply(step_.kernels, weights_of(e).down, begin, end, b.gate, first, count, b.down.pointers() + first);
+             });
+  step_.pool.ParallelFor(rows, [&](int64_t row, int) {
+    float* delta = io.delta + row * step_.hidden;
+    std::fill_n(delta, step_.hidden, 0.0f);
+    for (int64_t i = row * choices_; i < (row + 1) * choices_; ++i) {
+      step_.kernels.floats->add_weighted(delta, b.weight[i], b.down.row(b.place[i]), step_.hidden);
+    }
+  });
+}
+
+// Who computes what for each row; the shared expert is one more that all rows chose.
+void FeedForward::Choose(int rows) {
+  ExpertBuffers& b = buffers_;
+  if (!mixture_) {
+    std::fill_n(b.expert.begin(), rows, 0);
+    std::fill_n(b.weight.begin(), rows, 1.0f);
+    return;
+  }
+  step_.MatMul({{router_, step_.normed, b.router.pointers()}}, rows);
+  step_.pool.ParallelFor(rows, [&](int64_t row, int thread) {
+    Route(b.router.row(row), b.order.data() + static_cast<int64_t>(thread) * b.experts_, &b.expert[row * choices_],
+          &b.weight[row * choices_]);
+  });
+  if (!has_shared_) return;
+  if (!shared_gate_.empty()) step_.MatMul({{shared_gate_, step_.normed, b.router.pointers()}}, rows);
+  for (int row = 0; row < rows; ++row) {
+    const int choice = (row + 1) * choices_ - 1;
+    b.expert[choice] = experts_ - 1;
+    b.weight[choice] = shared_gate_.empty() ? 1.0f : Sigmoid(b.router.row(row)[0]);
+  }
+}
+
+// Top-k of the router's logits; ties go to the lower index. Softmax over all experts, renormalised over the chosen, is
+// the softmax over the chosen; without that, all experts stand in the divisor.
+void FeedForward::Route(const float* logits, int* order, int* expert, float* weight) const {
+  const auto& moe = std::get<MixtureOfExpertsSpec>(spec_);
+  const int k = moe.experts_per_token;
+  for (int e = 0; e < moe.experts; ++e) order[e] = e;
+  std::partial_sort(order, order + k, order + moe.experts,
+                    [logits](int a, int b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+  float sum = 0;
+  for (int i = 0; i < k; ++i) sum += weight[i] = std::exp(logits[order[i]] - logits[order[0]]);
+  if (moe.gating == GatingRule::kSoftmax) {
+    for (int i = k; i < moe.experts; ++i) sum += std::exp(logits[order[i]] - logits[order[0]]);
+  }
+  for (int i = 0; i < k; ++i) {
+    expert[i] = order[i];
+    weight[i] /= sum;
+  }
+}
+
+// Places sorted by expert, so that each expert's weights are read once.
+void FeedForward::Group(int rows) {
+  ExpertBuffers& b = buffers_;
+  const int choices = rows * choices_;
+  std::fill_n(b.begin.begin(), experts_ + 1, 0);
+  for (int i = 0; i < choices; ++i) ++b.begin[b.expert[i] + 1];
+  b.active.clear();
+  for (int e = 0; e < experts_; ++e) {
+    if (b.begin[e + 1] > 0) b.active.push_back(e);
+    b.begin[e + 1] += b.begin[e];
+    b.cursor[e] = b.begin[e];
+  }
+  for (int i = 0; i < choices; ++i) {
+    const int place = b.place[i] = b.cursor[b.expert[i]]++;
+    const int row = i / choices_;
+    b.in[place] = step_.normed.row(row);
+    if (needs32_) b.in32[place] = step_.normed.quantized(32)[row];
+    if (needs256_) b.in256[place] = step_.normed.quantized(256)[row];
+  }
+}
+
+// body(expert, begin, end) over stretches of the weight's rows, for every active expert.
+template <typename WeightOf, typename Body>
+void FeedForward::ForExperts(const WeightOf& weight_of, const Body& body) {
+  int64_t items = 0;
+  for (int e : buffers_.active) items += Step::Items(weight_of(e));
+  step_.pool.ParallelFor(items, [&](int64_t item, int) {
+    for (int e : buffers_.active) {
+      const Weight& weight = weight_of(e);
+      const int64_t own = Step::Items(weight);
+      if (item < own) {
+        const int64_t stretch = Step::ItemRows(weight);
+        body(e, item * stretch, std::min(weight.rows, (item + 1) * stretch));
+        return;
+      }
+      item -= own;
+    }
+  });
+}
+
+}  // namespace gantry::engine::cpu

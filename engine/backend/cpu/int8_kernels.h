@@ -1,0 +1,81 @@
+// Products of block-quantised weights with activations quantised to int8: the integer dot-product path.
+//
+// Accumulation contract, one lane per weight row, obeyed bit for bit on every path (scalar, AVX2, AVX-512 VNNI), for
+// any number of activation rows and threads. Integers are exact; floats are float32, every fma fused, every product
+// rounded once, blocks in ascending order:
+//
+//   block types (Q8_0, Q4_0, Q4_1), activations per 32 elements:
+//     y = 0;  for block b:  y = fma(float(sum w_i x_i), d_b * dx_b, y);  Q4_1 then:  y = fma(m_b, dx_b * float(sum
+//     x_i), y)
+//   super-block types (Q4_K, Q5_K, Q6_K), activations per 256 elements:
+//     y = 0;  for super-block b:  y = fma(float(sum_g sc_g sum_i w_i x_i), d_b * dx_b, y);
+//     Q4_K and Q5_K then:  y = fma(-float(sum_g m_g sum_i x_i), dmin_b * dx_b, y)
+//
+// where w are the stored integers (Q8_0: -128..127, Q4_0: -8..7, Q6_K: -32..31), and d, m the stored half floats
+// widened. Error against the exact product of the dequantised weights with the unquantised activations: rounding of the
+// activations, |x - dx q| <= dx / 2, so <= sum_b (dx_b / 2) sum |w_i|, plus (blocks + 2) * 2^-24 * sum |w_i x_i|.
+//
+// Packed weights: panels of 16 rows, K in blocks; 64-byte vectors hold 4 consecutive elements of each of the 16 rows.
+// The bytes are those of the file, in another order (packed_matrix.cc); missing rows of the last panel are zero.
+#pragma once
+
+#include <cstdint>
+
+namespace gantry::engine::cpu {
+
+inline constexpr int kPanelRows = 16;
+
+enum class PackedType : uint8_t { kQ8_0, kQ4_0, kQ4_1, kQ4_K, kQ5_K, kQ6_K };
+
+// Elements that share a scale of the activations, and bytes of one panel's block.
+inline constexpr int BlockElements(PackedType type) {
+  return type == PackedType::kQ8_0 || type == PackedType::kQ4_0 || type == PackedType::kQ4_1 ? 32 : 256;
+}
+inline constexpr int64_t PanelBlockBytes(PackedType type) {
+  switch (type) {
+    case PackedType::kQ8_0:
+      return 16 * 34;
+    case PackedType::kQ4_0:
+      return 16 * 18;
+    case PackedType::kQ4_1:
+      return 16 * 20;
+    case PackedType::kQ4_K:
+      return 16 * 144;
+    case PackedType::kQ5_K:
+      return 16 * 176;
+    case PackedType::kQ6_K:
+      return 16 * 210;
+  }
+  return 0;
+}
+
+struct PackedView {
+  const uint8_t* data = nullptr;  // [panels][blocks][PanelBlockBytes], 64-byte aligned
+  int64_t rows = 0;
+  int64_t columns = 0;  // a multiple of BlockElements
+  PackedType type = PackedType::kQ8_0;
+
+  int64_t panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
+  int64_t blocks() const { return columns / BlockElements(type); }
+};
+
+// One activation row: int8 with a scale per 32 or per 256 elements. A block with a NaN or infinity has scale NaN.
+struct QuantizedRow {
+  const int8_t* q = nullptr;       // [columns]
+  const float* scale = nullptr;    // [columns / block]
+  const int16_t* sum16 = nullptr;  // [columns / 16]: sums of q over 16 elements
+};
+
+struct Int8Kernels {
+  const char* name;
+  // y[i][row] for the rows of panels [begin, end) and activation rows [0, count). Rows beyond w.rows are not written.
+  void (*matmul)(const PackedView& w, int64_t begin, int64_t end, const QuantizedRow* x, int count, float* const* y);
+  // q, scale and sum16 of x [columns], scales per `block` (32 or 256) elements; columns a multiple of block.
+  void (*quantize)(const float* x, int64_t columns, int block, int8_t* q, float* scale, int16_t* sum16);
+};
+
+const Int8Kernels& ScalarInt8Kernels();
+const Int8Kernels& Avx2Int8Kernels();    // needs AVX2, FMA, F16C
+const Int8Kernels& Avx512Int8Kernels();  // needs AVX-512 F, BW, VL, VNNI
+
+}  // namespace gantry::engine::cpu

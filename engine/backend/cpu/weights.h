@@ -1,0 +1,89 @@
+// Matrices of a model in the form that the CPU kernels read.
+//
+//   F32, BF16                           as stored, row-major; the mapped file is read in place
+//   Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K  packed once into huge pages; the source's pages are given back
+//   everything else                     widened to float32 once
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/backend/cpu/int8_kernels.h"
+#include "engine/backend/cpu/kernels.h"
+#include "engine/backend/cpu/rows.h"
+#include "engine/base/thread_pool.h"
+#include "engine/model/model.h"
+
+namespace gantry::engine::cpu {
+
+struct Weight {
+  WeightView floats;  // when not packed
+  PackedView packed;
+  bool is_packed = false;
+  int64_t rows = 0;
+  int64_t columns = 0;
+
+  // The form of activations that its products take: 0 (floats), 32 or 256 (int8 with a scale per so many).
+  int block() const { return is_packed ? BlockElements(packed.type) : 0; }
+  bool empty() const { return rows == 0; }
+};
+
+// Memory from the kernel in huge pages where it has them, zeroed.
+class HugeBuffer {
+ public:
+  HugeBuffer() = default;
+  explicit HugeBuffer(size_t bytes);
+  ~HugeBuffer();
+  HugeBuffer(HugeBuffer&& other) noexcept { *this = std::move(other); }
+  HugeBuffer& operator=(HugeBuffer&& other) noexcept;
+  uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+class WeightStore {
+ public:
+  explicit WeightStore(ThreadPool* pool) : pool_(*pool) {}
+
+  // The matrix must outlive the store unless it is packed or widened.
+  Weight Add(const Matrix& matrix);
+  // Reads one word of every page that is used in place, so that the first request does not wait for the disk.
+  void Prefault() const;
+  // Bytes of weights that a pass over all of them reads.
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  ThreadPool& pool_;
+  std::deque<HugeBuffer> buffers_;  // addresses stay
+  std::vector<WeightView> in_place_;
+  int64_t bytes_ = 0;
+};
+
+struct KernelSet {
+  const Kernels* floats = nullptr;
+  const Int8Kernels* ints = nullptr;
+};
+
+// The best this machine has, or what GANTRY_CPU_ISA (scalar, avx2, avx512) asks for; nothing when that is not to be
+// had.
+std::optional<KernelSet> ChooseKernels();
+
+// y[i][row] for rows [begin, end) of the weight, activation rows [first, first + count) of x. begin is a multiple of
+// 16, and end too unless it is the last row.
+inline void Multiply(const KernelSet& kernels, const Weight& w, int64_t begin, int64_t end, const Rows& x, int first,
+                     int count, float* const* y) {
+  if (w.is_packed) {
+    kernels.ints->matmul(w.packed, begin / kPanelRows, (end + kPanelRows - 1) / kPanelRows,
+                         x.quantized(w.block()) + first, count, y);
+  } else {
+    kernels.floats->matmul(w.floats, begin, end, x.pointers() + first, count, y);
+  }
+}
+
+}  // namespace gantry::engine::cpu
