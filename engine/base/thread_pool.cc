@@ -72,15 +72,30 @@ void ThreadPool::Run(int64_t count, Function function, const void* context) {
   context_ = context;
   count_ = count;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(helpers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
+  const uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
+  gate_.store(uint64_t{generation} << 32, std::memory_order_release);
+  generation_.store(generation, std::memory_order_release);
   generation_.notify_all();
   Work(0);
-  const auto done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
+  uint64_t gate = gate_.fetch_or(kClosed, std::memory_order_acq_rel);
+  const auto done = [this] { return (gate_.load(std::memory_order_acquire) & kJoined) == 0; };
   while (!Spin(done)) {
-    const int busy = busy_.load(std::memory_order_acquire);
-    if (busy != 0) busy_.wait(busy, std::memory_order_acquire);
+    gate = gate_.load(std::memory_order_acquire);
+    if ((gate & kJoined) != 0) gate_.wait(gate, std::memory_order_acquire);
   }
+}
+
+bool ThreadPool::Join(uint32_t generation) {
+  uint64_t gate = gate_.load(std::memory_order_acquire);
+  while (gate >> 32 == generation && (gate & kClosed) == 0) {
+    if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel, std::memory_order_acquire)) return true;
+  }
+  return false;
+}
+
+void ThreadPool::Leave() {
+  const uint64_t before = gate_.fetch_sub(1, std::memory_order_acq_rel);
+  if ((before & kJoined) == 1 && (before & kClosed) != 0) gate_.notify_one();
 }
 
 void ThreadPool::Work(int thread) {
@@ -94,8 +109,9 @@ void ThreadPool::HelperLoop(int thread) {
     while (!Spin(changed)) generation_.wait(seen, std::memory_order_acquire);
     seen = generation_.load(std::memory_order_acquire);
     if (stopping_.load()) return;
+    if (!Join(seen)) continue;
     Work(thread);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+    Leave();
   }
 }
 

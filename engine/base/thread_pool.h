@@ -4,6 +4,10 @@
 // places that its index owns. Between loops the helpers spin for at most 50 us, then park. Nothing allocates in
 // ParallelFor.
 //
+// The owner never waits for a helper that has not begun: a loop closes when its indices are given out, and who comes
+// later finds it closed. So a helper that the kernel keeps from running (others want its core) costs its share of the
+// work, not its time slice.
+//
 // Threads: one thread (the owner) calls ParallelFor; it works too. Not reentrant.
 #pragma once
 
@@ -42,15 +46,21 @@ class ThreadPool {
   void Run(int64_t count, Function function, const void* context);
   void Work(int thread);
   void HelperLoop(int thread);
+  // Whether the loop of this generation is still open; if so, the owner waits for Leave.
+  bool Join(uint32_t generation);
+  void Leave();
+
+  // Of gate_: the generation in the upper half, whether its loop has closed, and how many helpers are in it.
+  static constexpr uint64_t kClosed = uint64_t{1} << 31, kJoined = kClosed - 1;
 
   std::vector<std::thread> helpers_;
-  // One loop at a time; written by the owner before generation_ is published.
+  // One loop at a time; written by the owner before gate_ opens, read by helpers who have joined.
   Function function_ = nullptr;
   const void* context_ = nullptr;
   int64_t count_ = 0;
   alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<uint32_t> generation_{0};
-  alignas(64) std::atomic<int> busy_{0};  // helpers still in the current loop
+  alignas(64) std::atomic<uint32_t> generation_{0};  // what helpers wait on
+  alignas(64) std::atomic<uint64_t> gate_{kClosed};
   std::atomic<bool> stopping_{false};
 };
 

@@ -6,10 +6,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "engine/backend/cpu/machine.h"
 #include "engine/base/status_macros.h"
 #include "engine/cli/collector.h"
 #include "engine/cli/commands.h"
 #include "engine/model/model.h"
+#include "engine/model/traffic.h"
 
 namespace gantry::engine::cli {
 namespace {
@@ -72,6 +74,33 @@ absl::StatusOr<Row> RunOnce(Engine& engine, const BenchOptions& options, int bat
   return row;
 }
 
+// What the machine and the model allow, for the cpu backend.
+struct Roofline {
+  cpu::ReadBandwidth bandwidth;
+  double int8_macs_per_s = 0;
+  Traffic traffic;
+
+  // Of the bytes that a token of a batch of one must read, without speculation.
+  double BandwidthShare(const Row& row) const {
+    return row.decode_tokens_per_s * static_cast<double>(traffic.weight_bytes + traffic.state_bytes) /
+           bandwidth.bytes_per_s;
+  }
+  double Int8Share(const Row& row) const {
+    return row.prompt_tokens_per_s * static_cast<double>(traffic.prompt_macs) / int8_macs_per_s;
+  }
+  static bool SaysSomething(const Row& row) { return row.batch == 1 && row.spec == "off"; }
+};
+
+absl::StatusOr<Roofline> MeasureRoofline(const CommonOptions& common) {
+  Roofline roofline;
+  GANTRY_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, LoadModel(common.model));
+  roofline.traffic = TrafficPerToken(*model);
+  ThreadPool pool(common.threads);
+  roofline.bandwidth = cpu::MeasureReadBandwidth(pool);
+  roofline.int8_macs_per_s = cpu::MeasureInt8Peak(pool);
+  return roofline;
+}
+
 }  // namespace
 
 absl::Status RunBench(const CommonOptions& common, const BenchOptions& options) {
@@ -81,6 +110,7 @@ absl::Status RunBench(const CommonOptions& common, const BenchOptions& options) 
   std::vector<Row> rows;
   std::string numerics;
   int64_t weight_bytes = 0;
+  GANTRY_ASSIGN_OR_RETURN(const Roofline roofline, MeasureRoofline(common));
   for (const std::string& spec : options.specs) {
     for (const int batch : options.batches) {
       EngineOptions engine_options;
@@ -117,6 +147,12 @@ absl::Status RunBench(const CommonOptions& common, const BenchOptions& options) 
                         {"prompt_tokens", options.prompt_tokens},
                         {"decode_tokens", options.decode_tokens},
                         {"runs", options.runs},
+                        {"bytes_per_token", roofline.traffic.weight_bytes},
+                        {"state_bytes_per_token", roofline.traffic.state_bytes},
+                        {"macs_per_prompt_token", roofline.traffic.prompt_macs},
+                        {"read_bandwidth_bytes_per_s", roofline.bandwidth.bytes_per_s},
+                        {"read_kernel", roofline.bandwidth.kernel},
+                        {"int8_macs_per_s", roofline.int8_macs_per_s},
                         {"rows", ordered_json::array()}};
     for (const Row& row : rows) {
       out["rows"].push_back({{"spec", row.spec},
@@ -126,18 +162,29 @@ absl::Status RunBench(const CommonOptions& common, const BenchOptions& options) 
                              {"acceptance", row.acceptance},
                              {"tokens_per_round", row.tokens_per_round},
                              {"output_hash", absl::StrFormat("%016x", row.output_hash)}});
+      if (!Roofline::SaysSomething(row)) continue;
+      out["rows"].back()["share_of_bandwidth"] = roofline.BandwidthShare(row);
+      out["rows"].back()["share_of_int8_peak"] = roofline.Int8Share(row);
     }
     std::printf("%s\n", out.dump(2).c_str());
     return absl::OkStatus();
   }
   std::printf("%s, %s backend, prompt %d, decode %d, median of %d runs\n", common.model.c_str(), common.backend.c_str(),
               options.prompt_tokens, options.decode_tokens, options.runs);
+  std::printf(
+      "a token reads %.1f MB of weights and %.1f MB of state; this machine reads %.1f GB/s (%s), int8 %.0f GMAC/s\n",
+      static_cast<double>(roofline.traffic.weight_bytes) / 1e6, static_cast<double>(roofline.traffic.state_bytes) / 1e6,
+      roofline.bandwidth.bytes_per_s / 1e9, roofline.bandwidth.kernel.c_str(), roofline.int8_macs_per_s / 1e9);
   std::printf("%-8s %6s %14s %14s %11s %13s  %s\n", "spec", "batch", "prompt tok/s", "decode tok/s", "acceptance",
               "tokens/round", "output hash");
   for (const Row& row : rows) {
     std::printf("%-8s %6d %14.1f %14.1f %10.1f%% %13.2f  %016llx\n", row.spec.c_str(), row.batch,
                 row.prompt_tokens_per_s, row.decode_tokens_per_s, 100 * row.acceptance, row.tokens_per_round,
                 static_cast<unsigned long long>(row.output_hash));
+    if (Roofline::SaysSomething(row)) {
+      std::printf("%-8s %6s %13.1f%% %13.1f%%  of int8 peak and of read bandwidth\n", "", "",
+                  100 * roofline.Int8Share(row), 100 * roofline.BandwidthShare(row));
+    }
   }
   return absl::OkStatus();
 }
