@@ -185,8 +185,10 @@ TEST_F(DamagedModelTest, WrongConfigurationNamesKeyExpectedAndFound) {
       {"\"num_experts_per_tok\": 4", "\"num_experts_per_tok\": 99",
        "`num_experts_per_tok`: expected an integer in [1, 16], found 99"},
       {"\"qwen3_5_moe_text\"", "\"gpt_9\"",
-       "model_type `gpt_9` is not supported; supported are: qwen3_5_moe, qwen3_5_moe_text"},
-      {"\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"", "`rope_type`: expected default, found yarn"},
+       "model_type `gpt_9` is not supported; supported are: llama, mixtral, qwen3, qwen3_moe, qwen3_5_moe, "
+       "qwen3_5_moe_text"},
+      {"\"rope_type\": \"default\"", "\"rope_type\": \"longrope\"",
+       "`rope_type`: expected default, linear, llama3 or yarn, found longrope"},
       {"{", "[", "expected a JSON object"},
   };
   for (const auto& row : rows) {
