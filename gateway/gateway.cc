@@ -237,6 +237,7 @@ void Gateway::Drain(absl::Duration budget) {
   if (impl.rpc != nullptr) impl.rpc->Shutdown(absl::Milliseconds(250));
   // No callback into what goes next.
   if (impl.journal != nullptr) impl.journal->OnAcked(nullptr);
+  impl.generate.reset();
   impl.streams.reset();
   impl.credit.reset();
   impl.models.reset();

@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
+#include <set>
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
@@ -19,16 +20,30 @@ constexpr size_t kQueueLimit = 64;
 // What may wait to be sent: limits and acks are small and few; past this something is broken.
 constexpr size_t kSendLimit = 1024;
 constexpr auto kCancelWait = std::chrono::seconds(2);
+constexpr absl::Duration kLastCancelWait = absl::Milliseconds(500);
 constexpr auto kDeadlineSlack = std::chrono::seconds(5);
+
+class Reactor;
+
+// The calls of one client that gRPC has not ended yet.
+struct LiveCalls {
+  absl::Mutex mu;
+  std::set<Reactor*> calls ABSL_GUARDED_BY(mu);
+};
 
 // Owned by gRPC (which calls OnDone last) and by the stream object; each holds one reference.
 class Reactor final : public grpc::ClientBidiReactor<v1::GenerateClientMessage, v1::GenerateServerMessage>,
                       public std::enable_shared_from_this<Reactor> {
  public:
-  explicit Reactor(std::function<void()> wake) : wake_(std::move(wake)) {}
+  Reactor(std::shared_ptr<LiveCalls> live, std::function<void()> wake)
+      : live_(std::move(live)), wake_(std::move(wake)) {}
 
   void Begin(v1::Inference::Stub* stub, v1::GenerateStart start) {
     self_ = shared_from_this();
+    {
+      absl::MutexLock lock(&live_->mu);
+      live_->calls.insert(this);
+    }
     context_.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(start.deadline_ms()) +
                           kDeadlineSlack);
     stub->async()->Generate(&context_, this);
@@ -159,12 +174,18 @@ class Reactor final : public grpc::ClientBidiReactor<v1::GenerateClientMessage, 
     }
     give_up_.Cancel();
     if (wake) wake();
-    self_.reset();
+    const std::shared_ptr<Reactor> self = std::move(self_);
+    absl::MutexLock lock(&live_->mu);
+    live_->calls.erase(this);
   }
+
+  // Ends the call whatever the other side does.
+  void Break() { context_.TryCancel(); }
 
  private:
   grpc::ClientContext context_;
   grpc::Alarm give_up_;
+  const std::shared_ptr<LiveCalls> live_;
   std::shared_ptr<Reactor> self_;  // until OnDone
   absl::Mutex mu_;
   std::function<void()> wake_;
@@ -197,14 +218,24 @@ class Stream final : public GenerateStream {
 class Client final : public GenerateClient {
  public:
   explicit Client(const std::shared_ptr<grpc::Channel>& channel) : stub_(v1::Inference::NewStub(channel)) {}
+  // Calls that nobody reads any more have been cancelled by message; they get a moment to end by it.
+  ~Client() override {
+    absl::MutexLock lock(&live_->mu);
+    const auto none = [&]() ABSL_SHARED_LOCKS_REQUIRED(live_->mu) { return live_->calls.empty(); };
+    if (live_->mu.AwaitWithTimeout(absl::Condition(&none), kLastCancelWait)) return;
+    for (Reactor* call : live_->calls) call->Break();
+    live_->mu.Await(absl::Condition(&none));
+  }
+
   std::unique_ptr<GenerateStream> Start(v1::GenerateStart start, std::function<void()> wake) override {
-    auto reactor = std::make_shared<Reactor>(std::move(wake));
+    auto reactor = std::make_shared<Reactor>(live_, std::move(wake));
     reactor->Begin(stub_.get(), std::move(start));
     return std::make_unique<Stream>(std::move(reactor));
   }
 
  private:
   std::unique_ptr<v1::Inference::Stub> stub_;
+  const std::shared_ptr<LiveCalls> live_ = std::make_shared<LiveCalls>();
 };
 
 }  // namespace

@@ -31,6 +31,7 @@ class GenerateStream {
 
 class GenerateClient {
  public:
+  // Ends what still runs; no `wake` is called after it.
   virtual ~GenerateClient() = default;
   // `wake` is called, from any thread, whenever Next or Ended may have something new. It must not block.
   virtual std::unique_ptr<GenerateStream> Start(v1::GenerateStart start, std::function<void()> wake) = 0;

@@ -204,7 +204,7 @@ int HttpServer::connections() const {
 
 void HttpServer::Drain(absl::Duration grace) {
   impl_->shared->draining.store(true);
-  asio::post(impl_->acceptor.get_executor(), [impl = impl_] {
+  asio::post(impl_->acceptor.get_executor(), [impl = impl_.get()] {
     error_code ignored;
     impl->acceptor.close(ignored);
   });
