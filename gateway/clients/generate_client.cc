@@ -107,8 +107,10 @@ class Reactor final : public grpc::ClientBidiReactor<v1::GenerateClientMessage, 
       cancel = !cancel_sent_;
       read = !reading_;
       reading_ = true;
-      give_up_.Set(std::chrono::system_clock::now() + kCancelWait, [self = shared_from_this()](bool fired) {
-        if (fired) self->context_.TryCancel();
+      // Weak: an alarm keeps its callback until it is destroyed itself.
+      give_up_.Set(std::chrono::system_clock::now() + kCancelWait, [weak = weak_from_this()](bool fired) {
+        const std::shared_ptr<Reactor> self = weak.lock();
+        if (fired && self != nullptr) self->context_.TryCancel();
       });
     }
     if (read) StartRead(&incoming_);
