@@ -249,14 +249,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   composed.max_rows = options.prefill_chunk_rows + options.max_sequences * (1 + depth);
   composed.draft_depth_max = depth;
   composed.vocab_used = options.vocab_used;
-  // Costs depend on the backend's own formats, so a smallest instance is asked before the real one is sized.
-  GANTRY_ASSIGN_OR_RETURN(const CacheCosts costs, [&]() -> absl::StatusOr<CacheCosts> {
-    GANTRY_ASSIGN_OR_RETURN(
-        const auto probe,
-        MakeBlocks(options.backend, model,
-                   BlocksLimits{.max_rows = 1, .max_head_rows = 1, .kv_pages = 1, .state_slots = 1, .threads = 1}));
-    return probe->costs();
-  }());
+  const CacheCosts costs =
+      options.backend == "reference" ? ReferenceCacheCosts(spec) : CpuCacheCosts(spec, BlocksLimits{}.kv_type);
   GANTRY_ASSIGN_OR_RETURN(const CachePlan plan,
                           PlanCaches(costs, options.cache_bytes == 0 ? kCacheBytesDefault : options.cache_bytes,
                                      options.max_sequences, StateSlotsPerSequence(composed), max_context + depth));

@@ -58,12 +58,20 @@ struct Residual {
   float* delta = nullptr;
 };
 
+// How keys and values are stored. Part of the numerics: different types, different bits.
+enum class KvType {
+  kF32,
+  kF16,   // rounded to nearest even
+  kInt8,  // one float32 scale per token and KV head
+};
+
 struct BlocksLimits {
   int max_rows = 0;       // rows of one StepBatch
   int max_head_rows = 0;  // rows of one Head call that wants logits
   int kv_pages = 0;
   int state_slots = 0;
-  int threads = 0;  // 0: what cgroup quota and affinity mask allow
+  int threads = 0;                // 0: what cgroup quota and affinity mask allow
+  KvType kv_type = KvType::kF16;  // the reference backend keeps float32 whatever stands here
 };
 
 // Bytes that one page and one slot take; admission counts with them.
@@ -105,6 +113,8 @@ class Blocks {
   // A recycled slot starts from zero: states and convolution columns.
   virtual void ZeroState(StateSlot slot) = 0;
   virtual void CopyState(StateSlot from, StateSlot to) = 0;
+  // Forgets what a failed sequence left in a page.
+  virtual void ZeroPage(KvPage page) = 0;
 };
 
 }  // namespace gantry::engine

@@ -26,6 +26,12 @@ int64_t AttentionLayer::KvPageBytes(const AttentionSpec& spec) {
   return int64_t{2} * kKvPageTokens * spec.kv_heads * spec.head_dim * static_cast<int64_t>(sizeof(float));
 }
 
+void AttentionLayer::ZeroPage(KvPage page) {
+  const int64_t size = int64_t{kKvPageTokens} * kv_row_;
+  std::fill_n(keys_.begin() + page * size, size, 0.0f);
+  std::fill_n(values_.begin() + page * size, size, 0.0f);
+}
+
 int64_t AttentionLayer::KvOffset(const RowGroup& group, int position) const {
   return (static_cast<int64_t>(group.pages[position / kKvPageTokens]) * kKvPageTokens + position % kKvPageTokens) *
          kv_row_;

@@ -21,6 +21,7 @@ class AttentionLayer {
   static int64_t KvPageBytes(const AttentionSpec& spec);
   // Reads step.normed, extends the pages, writes io.delta.
   void Run(const StepBatch& batch, Residual io);
+  void ZeroPage(KvPage page);
 
  private:
   int64_t KvOffset(const RowGroup& group, int position) const;

@@ -31,7 +31,8 @@ class CpuBlocks final : public Blocks {
         limits_(limits),
         step_(kernels, limits.threads),
         store_(&step_.pool),
-        numerics_id_("cpu/f32x16+int8") {
+        numerics_id_("cpu/f32x16+int8"),
+        costs_(CpuCacheCosts(model_->spec, limits.kv_type)) {
     AllocateBuffers();
     layers_.reserve(spec().total_layers());
     for (int i = 0; i < spec().total_layers(); ++i) AddLayer(i);
@@ -125,6 +126,12 @@ class CpuBlocks final : public Blocks {
     }
   }
 
+  void ZeroPage(KvPage page) override {
+    for (Layer& layer : layers_) {
+      if (layer.attention != nullptr) layer.attention->ZeroPage(page);
+    }
+  }
+
  private:
   struct Layer {
     const LayerWeights* source = nullptr;
@@ -140,12 +147,10 @@ class CpuBlocks final : public Blocks {
     if (const auto* attention = std::get_if<AttentionSpec>(&shape.mixer)) {
       layer.attention = std::make_unique<AttentionLayer>(*attention, std::get<AttentionWeights>(layer.source->mixer),
                                                          limits_, &store_, &step_);
-      costs_.kv_page_bytes += AttentionLayer::KvPageBytes(*attention);
     } else {
       const auto& net = std::get<GatedDeltaNetSpec>(shape.mixer);
       layer.delta_net = std::make_unique<DeltaNetLayer>(net, std::get<GatedDeltaNetWeights>(layer.source->mixer),
                                                         limits_, &store_, &step_);
-      costs_.state_slot_bytes += DeltaNetLayer::StateSlotBytes(net);
     }
     layer.ffn = std::make_unique<FeedForward>(shape.ffn, *layer.source, &store_, &step_, &expert_buffers_);
   }
@@ -223,6 +228,19 @@ absl::Status CheckModel(const ModelSpec& spec) {
 }
 
 }  // namespace
+
+CacheCosts CpuCacheCosts(const ModelSpec& spec, KvType kv_type) {
+  (void)kv_type;
+  CacheCosts costs;
+  for (int i = 0; i < spec.total_layers(); ++i) {
+    if (const auto* attention = std::get_if<AttentionSpec>(&spec.layer(i).mixer)) {
+      costs.kv_page_bytes += AttentionLayer::KvPageBytes(*attention);
+    } else {
+      costs.state_slot_bytes += DeltaNetLayer::StateSlotBytes(std::get<GatedDeltaNetSpec>(spec.layer(i).mixer));
+    }
+  }
+  return costs;
+}
 
 absl::StatusOr<std::unique_ptr<Blocks>> MakeCpuBlocks(std::shared_ptr<const Model> model, const BlocksLimits& limits) {
   if (limits.max_rows < 1 || limits.max_head_rows < 1 || limits.kv_pages < 1 || limits.state_slots < 1) {

@@ -17,6 +17,9 @@ namespace gantry::engine {
 
 inline constexpr double kCpuLogitsBound = 2e-3;
 
+// What pages and slots of this backend take; known before anything is allocated.
+CacheCosts CpuCacheCosts(const ModelSpec& spec, KvType kv_type);
+
 // INVALID_ARGUMENT when the limits cannot hold one sequence, or when GANTRY_CPU_ISA names a path that this machine
 // lacks.
 absl::StatusOr<std::unique_ptr<Blocks>> MakeCpuBlocks(std::shared_ptr<const Model> model, const BlocksLimits& limits);

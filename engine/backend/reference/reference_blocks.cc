@@ -77,7 +77,10 @@ std::vector<int> TopK(const std::vector<float>& values, int k) {
 class ReferenceBlocks final : public Blocks {
  public:
   ReferenceBlocks(std::shared_ptr<const Model> model, const BlocksLimits& limits)
-      : model_(std::move(model)), limits_(limits), numerics_id_("reference/f32") {
+      : model_(std::move(model)),
+        limits_(limits),
+        costs_(ReferenceCacheCosts(model_->spec)),
+        numerics_id_("reference/f32") {
     const ModelSpec& spec = model_->spec;
     x_.resize(static_cast<size_t>(limits.max_rows) * spec.hidden);
     delta_.resize(x_.size());
@@ -87,14 +90,12 @@ class ReferenceBlocks final : public Blocks {
         cache.kv_row = attention->kv_heads * attention->head_dim;
         cache.keys.resize(static_cast<size_t>(limits.kv_pages) * kKvPageTokens * cache.kv_row);
         cache.values.resize(cache.keys.size());
-        costs_.kv_page_bytes += int64_t{2} * kKvPageTokens * cache.kv_row * sizeof(float);
       } else {
         const auto& net = std::get<GatedDeltaNetSpec>(spec.layer(i).mixer);
         cache.state_size = static_cast<size_t>(net.value_heads) * net.key_dim * net.value_dim;
         cache.column_size = static_cast<size_t>(net.conv_kernel - 1) * net.conv_channels();
         cache.states.resize(limits.state_slots * cache.state_size);
         cache.columns.resize(limits.state_slots * cache.column_size);
-        costs_.state_slot_bytes += (cache.state_size + cache.column_size) * sizeof(float);
       }
       caches_.push_back(std::move(cache));
     }
@@ -191,6 +192,13 @@ class ReferenceBlocks final : public Blocks {
                   cache.states.begin() + to * cache.state_size);
       std::copy_n(cache.columns.begin() + from * cache.column_size, cache.column_size,
                   cache.columns.begin() + to * cache.column_size);
+    }
+  }
+  void ZeroPage(KvPage page) override {
+    for (LayerCache& cache : caches_) {
+      const size_t size = static_cast<size_t>(kKvPageTokens) * cache.kv_row;
+      std::fill_n(cache.keys.begin() + page * size, size, 0.0f);
+      std::fill_n(cache.values.begin() + page * size, size, 0.0f);
     }
   }
 
@@ -384,6 +392,22 @@ class ReferenceBlocks final : public Blocks {
 };
 
 }  // namespace
+
+CacheCosts ReferenceCacheCosts(const ModelSpec& spec) {
+  CacheCosts costs;
+  for (int i = 0; i < spec.total_layers(); ++i) {
+    if (const auto* attention = std::get_if<AttentionSpec>(&spec.layer(i).mixer)) {
+      costs.kv_page_bytes +=
+          int64_t{2} * kKvPageTokens * attention->kv_heads * attention->head_dim * static_cast<int64_t>(sizeof(float));
+    } else {
+      const auto& net = std::get<GatedDeltaNetSpec>(spec.layer(i).mixer);
+      costs.state_slot_bytes += (int64_t{net.value_heads} * net.key_dim * net.value_dim +
+                                 int64_t{net.conv_kernel - 1} * net.conv_channels()) *
+                                static_cast<int64_t>(sizeof(float));
+    }
+  }
+  return costs;
+}
 
 absl::StatusOr<std::unique_ptr<Blocks>> MakeReferenceBlocks(std::shared_ptr<const Model> model,
                                                             const BlocksLimits& limits) {

@@ -10,6 +10,9 @@
 
 namespace gantry::engine {
 
+// What pages and slots of this backend take; known before anything is allocated.
+CacheCosts ReferenceCacheCosts(const ModelSpec& spec);
+
 // INVALID_ARGUMENT when the limits cannot hold one sequence.
 absl::StatusOr<std::unique_ptr<Blocks>> MakeReferenceBlocks(std::shared_ptr<const Model> model,
                                                             const BlocksLimits& limits);
