@@ -32,6 +32,8 @@ using KvPage = int32_t;
 // A slot holds delta-net states (float32) and convolution columns of every recurrent layer.
 using StateSlot = int32_t;
 inline constexpr StateSlot kNoStateSlot = -1;
+// The first position at which the MTP layer holds anything; see RowGroup::first_key.
+inline constexpr int kMtpFirstKey = 1;
 
 // Consecutive rows of one sequence, at consecutive positions.
 struct RowGroup {
@@ -43,6 +45,10 @@ struct RowGroup {
   // The state after each of the last state_out.size() rows goes to these slots, last row last. One of them may equal
   // state_in: an implementation reads the old state before it writes. Empty: nothing is kept.
   absl::Span<const StateSlot> state_out;
+  // Attention reads the positions from here on. The MTP layer keeps what it knows of position p, which needs the token
+  // at p and the hidden state at p - 1, at p; so it has nothing at position 0, and a page of it depends on nothing
+  // after the page.
+  int first_key = 0;
 };
 
 struct StepBatch {
@@ -106,13 +112,17 @@ class Blocks {
   enum class HeadOf { kTrunk, kMtp };
   virtual void Head(HeadOf which, absl::Span<const int> rows_wanted, Residual in, float* hidden, float* logits) = 0;
 
-  // Input of the MTP layer: x[row] = fc . [norm(embed(tokens[row])) | norm(hidden[row])], delta = 0. tokens[row] is the
-  // token that FOLLOWS the position whose post-norm hidden is given; positions[row] is the position of that hidden.
+  // Input of the MTP layer: x[row] = fc . [norm(embed(tokens[row])) | norm(hidden[row])], delta = 0. hidden[row] is the
+  // post-norm hidden of the position BEFORE positions[row], at which tokens[row] stands. (RoPE turns queries and keys
+  // by their distance alone, so counting from the token instead of the hidden changes no score.)
   virtual void MtpInput(const StepBatch& batch, const float* hidden, Residual io) = 0;
 
   // A recycled slot starts from zero: states and convolution columns.
   virtual void ZeroState(StateSlot slot) = 0;
   virtual void CopyState(StateSlot from, StateSlot to) = 0;
+  // Whether x + delta is finite in all of these rows.
+  virtual bool RowsAreFinite(Residual in, int first_row, int rows) const = 0;
+
   // Forgets what a failed sequence left in a page.
   virtual void ZeroPage(KvPage page) = 0;
 };

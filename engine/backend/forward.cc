@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
 
 namespace gantry::engine {
@@ -13,6 +14,35 @@ void RunTrunk(Blocks& blocks, const StepBatch& batch, Residual io) {
     blocks.Mixer(layer, batch, io);
     blocks.Ffn(layer, batch, io);
   }
+}
+
+std::string FindNonFinite(Blocks& blocks, const StepBatch& batch, Residual io) {
+  const auto finite = [&] { return blocks.RowsAreFinite(io, 0, batch.rows()); };
+  blocks.Embed(batch, io);
+  if (!finite()) return "the embedding";
+  for (int layer = 0; layer < blocks.spec().trunk_layers(); ++layer) {
+    blocks.Mixer(layer, batch, io);
+    if (!finite()) return absl::StrCat("layer ", layer, ", mixer");
+    blocks.Ffn(layer, batch, io);
+    if (!finite()) return absl::StrCat("layer ", layer, ", ffn");
+  }
+  return "";
+}
+
+bool HostRowsAreFinite(Residual in, int64_t hidden, int first_row, int rows) {
+  const float* x = in.x + first_row * hidden;
+  const float* delta = in.delta + first_row * hidden;
+  // Not finite times zero is NaN, and a NaN in the sum stays: no branch in the loop.
+  float lanes[16] = {};
+  const int64_t count = rows * hidden;
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    for (int lane = 0; lane < 16; ++lane) lanes[lane] += (x[i + lane] + delta[i + lane]) * 0.0f;
+  }
+  for (; i < count; ++i) lanes[0] += (x[i] + delta[i]) * 0.0f;
+  float sum = 0;
+  for (const float lane : lanes) sum += lane;
+  return sum == 0.0f;
 }
 
 void RunMtp(Blocks& blocks, const StepBatch& batch, const float* hidden, Residual io) {
@@ -28,15 +58,17 @@ SequenceRunner::SequenceRunner(Blocks& blocks) : blocks_(blocks), pages_(blocks.
   blocks_.ZeroState(slot_);
 }
 
-StepBatch SequenceRunner::Batch(int first, absl::Span<const TokenId> ids, bool recurrent) {
+StepBatch SequenceRunner::Batch(int first, absl::Span<const TokenId> ids, Blocks::HeadOf which) {
   GANTRY_CHECK(first + static_cast<int>(ids.size()) <= blocks_.limits().kv_pages * kKvPageTokens,
                "the runner's pages cover every position");
   positions_.resize(ids.size());
   std::iota(positions_.begin(), positions_.end(), first);
   group_ = RowGroup{.first_row = 0, .rows = static_cast<int>(ids.size()), .position = first, .pages = pages_};
-  if (recurrent) {
+  if (which == Blocks::HeadOf::kTrunk) {
     group_.state_in = slot_;
     group_.state_out = absl::MakeConstSpan(&slot_, 1);
+  } else {
+    group_.first_key = kMtpFirstKey;
   }
   return StepBatch{.tokens = ids, .positions = positions_, .groups = absl::MakeConstSpan(&group_, 1)};
 }
@@ -57,7 +89,7 @@ void SequenceRunner::Append(absl::Span<const TokenId> ids, int chunk_rows, float
   const int rows_max = chunk_rows > 0 ? std::min(chunk_rows, blocks_.limits().max_rows) : blocks_.limits().max_rows;
   while (!ids.empty()) {
     const int rows = std::min<int>(rows_max, ids.size());
-    RunTrunk(blocks_, Batch(position_, ids.subspan(0, rows), /*recurrent=*/true), blocks_.residual());
+    RunTrunk(blocks_, Batch(position_, ids.subspan(0, rows), Blocks::HeadOf::kTrunk), blocks_.residual());
     if (hidden != nullptr || logits != nullptr) Heads(Blocks::HeadOf::kTrunk, rows, hidden, logits);
     if (hidden != nullptr) hidden += static_cast<size_t>(rows) * blocks_.spec().hidden;
     if (logits != nullptr) logits += static_cast<size_t>(rows) * blocks_.spec().vocab_rows;
@@ -71,7 +103,8 @@ void SequenceRunner::AppendMtp(int first, absl::Span<const TokenId> ids, const f
   const int rows_max = chunk_rows > 0 ? std::min(chunk_rows, blocks_.limits().max_rows) : blocks_.limits().max_rows;
   while (!ids.empty()) {
     const int rows = std::min<int>(rows_max, ids.size());
-    RunMtp(blocks_, Batch(first, ids.subspan(0, rows), /*recurrent=*/false), hidden, blocks_.residual());
+    RunMtp(blocks_, Batch(first + kMtpFirstKey, ids.subspan(0, rows), Blocks::HeadOf::kMtp), hidden,
+           blocks_.residual());
     Heads(Blocks::HeadOf::kMtp, rows, mtp_hidden, logits);
     hidden += static_cast<size_t>(rows) * blocks_.spec().hidden;
     if (mtp_hidden != nullptr) mtp_hidden += static_cast<size_t>(rows) * blocks_.spec().hidden;

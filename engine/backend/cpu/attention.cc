@@ -84,13 +84,14 @@ void AttentionLayer::AttendHead(const RowGroup& group, int64_t row, int position
   const int kv_head = head / (spec_.query_heads / spec_.kv_heads);
   float max = -std::numeric_limits<float>::infinity(), sum = 0;
   std::fill_n(out, head_dim, 0.0f);
-  for (int first = 0; first <= position; first += kKvPageTokens) {
+  for (int page = 0; page <= position; page += kKvPageTokens) {
+    const int first = std::max(page, group.first_key);
     const int64_t offset = KvOffset(group, first) + static_cast<int64_t>(kv_head) * head_dim;
     step_.kernels.floats->attend_page({.query = padded,
                                        .keys = keys_.data() + offset,
                                        .values = values_.data() + offset,
                                        .stride = kv_row_,
-                                       .count = std::min(kKvPageTokens, position + 1 - first),
+                                       .count = std::min(page + kKvPageTokens, position + 1) - first,
                                        .head_dim = head_dim,
                                        .scale = spec_.score_scale,
                                        .max = &max,

@@ -11,6 +11,7 @@
 #include "engine/backend/cpu/feed_forward.h"
 #include "engine/backend/cpu/step.h"
 #include "engine/backend/cpu/weights.h"
+#include "engine/backend/forward.h"
 #include "engine/base/check.h"
 
 namespace gantry::engine {
@@ -124,6 +125,10 @@ class CpuBlocks final : public Blocks {
     for (Layer& layer : layers_) {
       if (layer.delta_net != nullptr) layer.delta_net->CopyState(from, to);
     }
+  }
+
+  bool RowsAreFinite(Residual in, int first_row, int rows) const override {
+    return HostRowsAreFinite(in, spec().hidden, first_row, rows);
   }
 
   void ZeroPage(KvPage page) override {

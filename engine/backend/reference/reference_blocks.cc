@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/backend/forward.h"
 #include "engine/base/check.h"
 #include "engine/model/rope.h"
 
@@ -194,6 +195,9 @@ class ReferenceBlocks final : public Blocks {
                   cache.columns.begin() + to * cache.column_size);
     }
   }
+  bool RowsAreFinite(Residual in, int first_row, int rows) const override {
+    return HostRowsAreFinite(in, spec().hidden, first_row, rows);
+  }
   void ZeroPage(KvPage page) override {
     for (LayerCache& cache : caches_) {
       const size_t size = static_cast<size_t>(kKvPageTokens) * cache.kv_row;
@@ -256,20 +260,21 @@ class ReferenceBlocks final : public Blocks {
         if (attention.qk_norm) RmsNorm(query, weights.q_norm.data(), head_dim, eps, query);
         Rope(query, position, attention.rope);
         const int kv_head = h / (attention.query_heads / attention.kv_heads);
-        std::vector<double> p(position + 1);
-        for (int s = 0; s <= position; ++s) {
+        const int first = group.first_key;
+        std::vector<double> p(position + 1 - first);
+        for (int s = first; s <= position; ++s) {
           const float* key = KvRow(cache.keys, cache.kv_row, group, s) + kv_head * head_dim;
           double dot = 0;
           for (int i = 0; i < head_dim; ++i) dot += static_cast<double>(query[i]) * key[i];
-          p[s] = dot * attention.score_scale;
+          p[s - first] = dot * attention.score_scale;
         }
         const double max = *std::max_element(p.begin(), p.end());
         double sum = 0;
         for (double& value : p) sum += value = std::exp(value - max);
         std::vector<double> o(head_dim);
-        for (int s = 0; s <= position; ++s) {
+        for (int s = first; s <= position; ++s) {
           const float* value = KvRow(cache.values, cache.kv_row, group, s) + kv_head * head_dim;
-          for (int i = 0; i < head_dim; ++i) o[i] += p[s] / sum * value[i];
+          for (int i = 0; i < head_dim; ++i) o[i] += p[s - first] / sum * value[i];
         }
         for (int i = 0; i < head_dim; ++i) {
           const double gate = attention.output_gate ? Sigmoid(query[head_dim + i]) : 1.0;
