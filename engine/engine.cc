@@ -7,9 +7,8 @@
 #include <mutex>
 #include <thread>
 
-#include "absl/strings/numbers.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "engine/backend/cpu/cpu_blocks.h"
 #include "engine/backend/reference/reference_blocks.h"
@@ -17,12 +16,12 @@
 #include "engine/model/model.h"
 #include "engine/sched/scheduler.h"
 #include "engine/spec/composed_backend.h"
+#include "engine/spec/spec_mode.h"
 
 namespace gantry::engine {
 namespace {
 
 constexpr int64_t kCacheBytesDefault = int64_t{512} << 20;
-constexpr int kDraftDepthMax = 5;
 constexpr size_t kStepRecordsKept = 256;
 
 // What callers asked for since the last round.
@@ -36,13 +35,17 @@ struct Command {
 
 class EngineImpl final : public Engine {
  public:
-  EngineImpl(Card card, std::unique_ptr<Backend> backend, int kv_pages, const SchedulerOptions& scheduler_options,
-             int max_queued)
+  EngineImpl(Card card, std::unique_ptr<Backend> backend, const SchedulerOptions& scheduler_options,
+             const SpecMode& spec, int max_queued)
       : card_(std::move(card)),
         backend_(std::move(backend)),
-        scheduler_(backend_.get(), kv_pages, scheduler_options),
+        scheduler_(backend_.get(), scheduler_options, spec),
         max_queued_(max_queued),
-        thread_([this] { Loop(); }) {}
+        records_(kStepRecordsKept) {
+    page_hashes_.reserve(scheduler_options.cache.pages);
+    events_.reserve(PrefixTree::kEventsKept);
+    thread_ = std::thread([this] { Loop(); });
+  }
 
   ~EngineImpl() override {
     {
@@ -86,7 +89,31 @@ class EngineImpl final : public Engine {
 
   std::vector<StepRecord> StepRecords() const override {
     std::lock_guard lock(mutex_);
-    return {records_.begin(), records_.end()};
+    std::vector<StepRecord> records;
+    for (size_t i = rounds_ < kStepRecordsKept ? 0 : rounds_ - kStepRecordsKept; i < rounds_; ++i) {
+      records.push_back(records_[i % kStepRecordsKept]);
+    }
+    return records;
+  }
+
+  absl::StatusOr<std::vector<PageEvent>> Events(int64_t since) const override {
+    std::lock_guard lock(mutex_);
+    const int64_t oldest = events_.empty() ? last_event_ : events_[static_cast<size_t>(event_begin_)].number - 1;
+    if (since > last_event_ || since < oldest) {
+      return absl::OutOfRangeError(absl::StrCat("page events after ", since, " were asked for, kept are those after ",
+                                                oldest, " up to ", last_event_));
+    }
+    std::vector<PageEvent> events;
+    for (size_t i = 0; i < events_.size(); ++i) {
+      const PageEvent& event = events_[(static_cast<size_t>(event_begin_) + i) % events_.size()];
+      if (event.number > since) events.push_back(event);
+    }
+    return events;
+  }
+
+  PageSet PageHashes() const override {
+    std::lock_guard lock(mutex_);
+    return {last_event_, {page_hashes_.begin(), page_hashes_.end()}};
   }
 
   void Drain(absl::Time deadline) override {
@@ -148,11 +175,38 @@ class EngineImpl final : public Engine {
       wake_at = outcome.wake_at;
       if (progressed) {
         std::lock_guard lock(mutex_);
-        records_.push_back(outcome.record);
-        if (records_.size() > kStepRecordsKept) records_.pop_front();
+        records_[rounds_++ % kStepRecordsKept] = outcome.record;
+        PublishEvents();
       }
     }
     scheduler_.Step(absl::Now());  // hands every sink its end
+  }
+
+  // Under mutex_: what the prefix tree recorded since the last time.
+  void PublishEvents() {
+    if (scheduler_.tree().last_event() == last_event_) return;
+    new_events_.clear();
+    // A round that moved more pages than the tree keeps events of is told as a fresh set.
+    if (!scheduler_.tree().Events(last_event_, &new_events_)) {
+      events_.clear();
+      event_begin_ = 0;
+      page_hashes_.clear();
+      for (const uint64_t hash : scheduler_.tree().Contents()) page_hashes_.insert(hash);
+    }
+    for (const PageEvent& event : new_events_) {
+      if (event.stored) {
+        page_hashes_.insert(event.hash);
+      } else {
+        page_hashes_.erase(event.hash);
+      }
+      if (events_.size() < PrefixTree::kEventsKept) {
+        events_.push_back(event);
+      } else {
+        events_[static_cast<size_t>(event_begin_)] = event;
+        event_begin_ = (event_begin_ + 1) % PrefixTree::kEventsKept;
+      }
+    }
+    last_event_ = scheduler_.tree().last_event();
   }
 
   void Apply(Command& command) {
@@ -183,7 +237,11 @@ class EngineImpl final : public Engine {
   mutable std::mutex mutex_;  // guards everything below
   std::condition_variable wake_, idle_;
   std::deque<Command> commands_;
-  std::deque<StepRecord> records_;
+  std::vector<StepRecord> records_;  // a ring; rounds_ have been written
+  size_t rounds_ = 0;
+  std::vector<PageEvent> events_, new_events_;  // events_: a ring that begins at event_begin_
+  int64_t event_begin_ = 0, last_event_ = 0;
+  absl::flat_hash_set<uint64_t> page_hashes_;
   EngineStats stats_;
   RequestId last_id_ = 0;
   int queued_ = 0;
@@ -193,21 +251,6 @@ class EngineImpl final : public Engine {
 
   std::thread thread_;  // last: starts when everything above exists
 };
-
-// "off", "auto", "mtp:K" -> drafts a round.
-absl::StatusOr<int> DraftDepth(const std::string& mode, bool has_mtp) {
-  if (mode == "off") return 0;
-  if (mode == "auto") return has_mtp ? 1 : 0;
-  absl::string_view rest = mode;
-  int depth = 0;
-  if (absl::ConsumePrefix(&rest, "mtp:") && absl::SimpleAtoi(rest, &depth) && depth >= 1 && depth <= kDraftDepthMax) {
-    if (!has_mtp)
-      return absl::InvalidArgumentError(absl::StrCat("spec is ", mode, ", but the model has no MTP layer; use off"));
-    return depth;
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("spec is `", mode, "`, expected off, auto or mtp:K with K in [1, ", kDraftDepthMax, "]"));
-}
 
 absl::StatusOr<std::unique_ptr<Blocks>> MakeBlocks(const std::string& backend, std::shared_ptr<const Model> model,
                                                    const BlocksLimits& limits) {
@@ -237,26 +280,36 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   GANTRY_RETURN_IF_ERROR(CheckOptions(options));
   GANTRY_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, LoadModel(options.model_path));
   const ModelSpec& spec = model->spec;
-  GANTRY_ASSIGN_OR_RETURN(const int depth, DraftDepth(options.spec.mode, spec.mtp.has_value()));
+  GANTRY_ASSIGN_OR_RETURN(SpecMode mode, SpecMode::Parse(options.spec.mode, spec.mtp.has_value()));
   if (options.max_context > spec.max_context) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_context is ", options.max_context, ", the model has ", spec.max_context, " positions"));
   }
   const int max_context = options.max_context == 0 ? spec.max_context : options.max_context;
 
-  ComposedOptions composed;
-  composed.max_sequences = options.max_sequences;
-  composed.max_rows = options.prefill_chunk_rows + options.max_sequences * (1 + depth);
-  composed.draft_depth_max = depth;
-  composed.vocab_used = options.vocab_used;
   const CacheCosts costs =
       options.backend == "reference" ? ReferenceCacheCosts(spec) : CpuCacheCosts(spec, BlocksLimits{}.kv_type);
-  GANTRY_ASSIGN_OR_RETURN(const CachePlan plan,
-                          PlanCaches(costs, options.cache_bytes == 0 ? kCacheBytesDefault : options.cache_bytes,
-                                     options.max_sequences, StateSlotsPerSequence(composed), max_context + depth));
+  const CacheWish wish{.cache_bytes = options.cache_bytes == 0 ? kCacheBytesDefault : options.cache_bytes,
+                       .sequences = options.max_sequences,
+                       .draft_depth_max = mode.depth,
+                       .max_context = max_context + 2 * mode.depth,
+                       .prefix_cache = options.prefix_cache,
+                       .hidden_bytes = mode.mtp ? int64_t{spec.hidden} * static_cast<int64_t>(sizeof(float)) : 0};
+  GANTRY_ASSIGN_OR_RETURN(const CachePlan plan, PlanCaches(costs, wish));
+
+  ComposedOptions composed;
+  composed.max_sequences = options.max_sequences;
+  composed.max_rows = options.prefill_chunk_rows + options.max_sequences * (1 + mode.depth);
+  composed.draft_depth_max = mode.depth;
+  composed.draft_slots = plan.draft_slots;
+  composed.snapshots = plan.snapshots;
+  composed.mtp = mode.mtp;
+  composed.vocab_used = options.vocab_used;
+  composed.replay = mode.replay;
   GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<Blocks> blocks,
                           MakeBlocks(options.backend, model, LimitsFor(composed, plan.kv_pages, options.threads)));
-  GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, MakeComposedBackend(std::move(blocks), composed));
+  GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
+                          MakeComposedBackend(std::move(blocks), std::move(composed)));
 
   Card card;
   card.spec = spec;
@@ -266,13 +319,20 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   card.weight_bytes = model->weight_bytes;
   card.max_context = max_context;
   card.max_sequences = options.max_sequences;
-  card.draft_depth = depth;
+  card.draft_depth = mode.depth;
   SchedulerOptions scheduler_options;
   scheduler_options.max_context = max_context;
   scheduler_options.prefill_chunk_rows = options.prefill_chunk_rows;
-  scheduler_options.draft_depth = depth;
-  return std::make_unique<EngineImpl>(std::move(card), std::move(backend), plan.kv_pages, scheduler_options,
-                                      options.max_queued);
+  scheduler_options.cache = {.pages = plan.kv_pages,
+                             .snapshots = plan.snapshots,
+                             .needs_snapshot = wish.hidden_bytes + costs.state_slot_bytes > 0,
+                             .prefix_cache = options.prefix_cache};
+  // A snapshot is worth no more bytes than the pages between it and the next.
+  const int64_t snapshot_pages =
+      (wish.hidden_bytes + costs.state_slot_bytes) / std::max<int64_t>(1, costs.kv_page_bytes) + 1;
+  scheduler_options.snapshot_interval =
+      std::max<int>(scheduler_options.snapshot_interval, static_cast<int>(snapshot_pages) * kKvPageTokens);
+  return std::make_unique<EngineImpl>(std::move(card), std::move(backend), scheduler_options, mode, options.max_queued);
 }
 
 }  // namespace gantry::engine

@@ -15,12 +15,14 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "engine/backend/backend.h"
+#include "engine/cache/prefix_tree.h"
 #include "engine/sample/sampling_params.h"
 
 namespace gantry::engine {
 
 struct SpecOptions {
-  // "off" | "mtp:K" (K in 1..5, as far as the backend supports) | "auto".
+  // "off" | "auto" (depth and drafter by measured acceptance and cost) | "mtp:K" | "ngram" | "ngram:K" | "ngram+mtp:K"
+  // | "replay:FILE,accept=P1/P2/..." (spec/replay.h), K in 1..5.
   std::string mode = "auto";
 };
 
@@ -32,8 +34,9 @@ struct EngineOptions {
   int max_queued = 64;           // waiting; one more is RESOURCE_EXHAUSTED
   int max_context = 0;           // positions of one sequence; 0: the model's
   int64_t cache_bytes = 0;       // hard cap for KV pages and state slots; 0: 512 MiB
-  int prefill_chunk_rows = 256;  // rows of prefill in one round
-  int vocab_used = 0;            // ids below this exist in the tokenizer, rows above are padding; 0: all rows
+  int prefill_chunk_rows = 512;  // rows of prefill in one round, at most; fewer where they take longer than 100 ms
+  bool prefix_cache = true;
+  int vocab_used = 0;  // ids below this exist in the tokenizer, rows above are padding; 0: all rows
   SpecOptions spec;
 };
 
@@ -111,12 +114,18 @@ struct EngineStats {
   int running = 0;
   int queued = 0;
   int64_t queued_prompt_tokens = 0;
-  int64_t kv_pages_free = 0;
-  int64_t kv_pages_used = 0;
-  int64_t rounds = 0;  // advances while work is queued: health
+  int64_t kv_pages_free = 0;    // those that the prefix cache could give among them
+  int64_t kv_pages_used = 0;    // by running sequences
+  int64_t kv_pages_cached = 0;  // of the free ones, those that hold a prefix
+  int64_t snapshots_used = 0;
+  int64_t preempted = 0;  // sequences that had to give way, since start
+  int64_t rounds = 0;     // advances while work is queued: health
   double last_round_ms = 0;
   Counts totals;             // since start
   int64_t finished[6] = {};  // by FinishReason
+  // Drafts verified at depth i + 1, and of those, accepted.
+  int64_t drafted_at[kDraftDepthMax] = {};
+  int64_t accepted_at[kDraftDepthMax] = {};
 };
 
 // Food of the router's cost model: what one round cost.
@@ -145,6 +154,14 @@ class Engine {
   virtual EngineStats Stats() const = 0;
   // The most recent records, oldest first, at most 256.
   virtual std::vector<StepRecord> StepRecords() const = 0;
+  // Pages that entered or left the prefix cache after event number `since`; 0 from the start. OUT_OF_RANGE when some of
+  // them are no longer kept: PageHashes() then is what is there now.
+  virtual absl::StatusOr<std::vector<PageEvent>> Events(int64_t since) const = 0;
+  struct PageSet {
+    int64_t number = 0;  // of the last event in it
+    std::vector<uint64_t> hashes;
+  };
+  virtual PageSet PageHashes() const = 0;
   // Refuses new requests and returns when the running ones have finished or `deadline` has passed (then they are
   // cancelled).
   virtual void Drain(absl::Time deadline) = 0;

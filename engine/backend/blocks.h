@@ -32,6 +32,9 @@ using KvPage = int32_t;
 // A slot holds delta-net states (float32) and convolution columns of every recurrent layer.
 using StateSlot = int32_t;
 inline constexpr StateSlot kNoStateSlot = -1;
+// A saved state, and the hidden state of its last position.
+using SnapshotSlot = int32_t;
+inline constexpr SnapshotSlot kNoSnapshot = -1;
 // The first position at which the MTP layer holds anything; see RowGroup::first_key.
 inline constexpr int kMtpFirstKey = 1;
 

@@ -16,17 +16,25 @@ void RunTrunk(Blocks& blocks, const StepBatch& batch, Residual io) {
   }
 }
 
-std::string FindNonFinite(Blocks& blocks, const StepBatch& batch, Residual io) {
-  const auto finite = [&] { return blocks.RowsAreFinite(io, 0, batch.rows()); };
+NonFinite FindNonFinite(Blocks& blocks, const StepBatch& batch, Residual io) {
+  NonFinite found;
+  const auto look = [&](auto... name) {
+    for (int row = 0; row < batch.rows(); ++row) {
+      if (blocks.RowsAreFinite(io, row, 1)) continue;
+      found = {absl::StrCat(name...), row};
+      return true;
+    }
+    return false;
+  };
   blocks.Embed(batch, io);
-  if (!finite()) return "the embedding";
+  if (look("the embedding")) return found;
   for (int layer = 0; layer < blocks.spec().trunk_layers(); ++layer) {
     blocks.Mixer(layer, batch, io);
-    if (!finite()) return absl::StrCat("layer ", layer, ", mixer");
+    if (look("layer ", layer, ", mixer")) return found;
     blocks.Ffn(layer, batch, io);
-    if (!finite()) return absl::StrCat("layer ", layer, ", ffn");
+    if (look("layer ", layer, ", ffn")) return found;
   }
-  return "";
+  return found;
 }
 
 bool HostRowsAreFinite(Residual in, int64_t hidden, int first_row, int rows) {

@@ -12,9 +12,12 @@ namespace gantry::engine {
 // Embed, then mixer and ffn of every trunk layer; the result stands in `io`, delta of the last block not yet added.
 void RunTrunk(Blocks& blocks, const StepBatch& batch, Residual io);
 
-// The same with a look at the rows after every block: names the first block that leaves one of them not finite
-// ("layer 3, ffn"), or is empty.
-std::string FindNonFinite(Blocks& blocks, const StepBatch& batch, Residual io);
+struct NonFinite {
+  std::string block;  // "layer 3, ffn"
+  int row = -1;       // of the batch; -1: every row stays finite
+};
+// The same with a look at the rows after every block: the first block that leaves one of them not finite.
+NonFinite FindNonFinite(Blocks& blocks, const StepBatch& batch, Residual io);
 
 // RowsAreFinite of a backend whose residual is in host memory.
 bool HostRowsAreFinite(Residual in, int64_t hidden, int first_row, int rows);

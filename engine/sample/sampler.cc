@@ -153,7 +153,7 @@ absl::Status Sampler::Choose(const SequenceSampler& sequence, int position, floa
       chosen = candidate;
     }
   }
-  if (chosen < 0) return absl::InternalError("every token is masked");
+  if (chosen < 0) return absl::FailedPreconditionError("every token is masked");
   *id = chosen;
   return absl::OkStatus();
 }

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "engine/sample/sampling_params.h"
@@ -53,7 +54,7 @@ class SequenceSampler {
 
 struct LogprobRow {
   float logprob = 0;
-  std::vector<std::pair<TokenId, float>> top;
+  absl::InlinedVector<std::pair<TokenId, float>, kTopLogprobsMax> top;  // best first
 };
 
 class Sampler {

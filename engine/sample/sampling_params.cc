@@ -7,7 +7,6 @@ namespace {
 
 constexpr size_t kBiasesMax = 300;
 constexpr size_t kStopIdsMax = 64;
-constexpr int kTopLogprobsMax = 20;
 
 // NaN is in no range.
 absl::Status InRange(const char* field, double value, double min, double max, bool min_open = false) {

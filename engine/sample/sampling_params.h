@@ -10,6 +10,8 @@
 
 namespace gantry::engine {
 
+inline constexpr int kTopLogprobsMax = 20;
+
 struct SamplingParams {
   float temperature = 1.0f;                           // [0, 2]; 0 is greedy: no noise
   float top_p = 1.0f;                                 // (0, 1]

@@ -9,46 +9,24 @@
 #include "engine/base/check.h"
 
 namespace gantry::engine {
+namespace {
 
-struct Scheduler::Sequence {
-  RequestId id = 0;
-  Request request;
-  std::shared_ptr<Sink> sink;
-  absl::Time submitted, started, first_token;
-  SequenceSlot slot = -1;  // -1: waiting
-  std::vector<KvPage> pages;
-  int processed = 0;  // positions whose KV and state exist
-  bool decoding = false;
-  Counts counts;
+constexpr int kChunkRowsMin = 16;
 
-  // Generated, not yet taken by the sink.
-  std::vector<TokenId> pending_ids;
-  std::vector<TokenLogprobs> pending_logprobs, pending_prompt_logprobs;
-  absl::Time sink_full_since = absl::InfiniteFuture();
-  absl::Time credit_wait_since = absl::InfiniteFuture();
+}  // namespace
 
-  bool ending = false;  // no more rounds; ends when the sink has taken what is pending
-  FinishReason reason = FinishReason::kStop;
-  absl::Status status;
-  TokenId stop_id = -1;
-  bool finished = false;
-
-  int prompt_size() const { return static_cast<int>(request.ids.size()); }
-  int64_t earlier_output() const { return prompt_size() - request.generated_from; }
-  void End(FinishReason why, absl::Status what = absl::OkStatus()) {
-    if (ending) return;
-    ending = true;
-    reason = why;
-    status = std::move(what);
-  }
-};
-
-Scheduler::Scheduler(Backend* backend, int kv_pages, const SchedulerOptions& options)
-    : backend_(backend), options_(options), pages_(kv_pages), kv_pages_(kv_pages) {
-  free_slots_.resize(backend->max_sequences());
+Scheduler::Scheduler(Backend* backend, const SchedulerOptions& options, const SpecMode& spec)
+    : backend_(backend),
+      options_(options),
+      cache_(options.cache),
+      speculator_(spec, backend->max_sequences(), options.prefill_chunk_rows) {
+  const int sequences = backend->max_sequences();
+  free_slots_.resize(sequences);
   std::iota(free_slots_.rbegin(), free_slots_.rend(), 0);
-  plan_.sequences.reserve(backend->max_sequences());
-  planned_.reserve(backend->max_sequences());
+  running_.reserve(sequences);
+  plan_.sequences.reserve(sequences);
+  planned_.reserve(sequences);
+  tracks_.reserve(sequences);
 }
 
 Scheduler::~Scheduler() {
@@ -56,10 +34,10 @@ Scheduler::~Scheduler() {
   DropEnded(absl::InfiniteFuture());
 }
 
-int Scheduler::PagesFor(const Request& request) const {
-  const int64_t longest = static_cast<int64_t>(request.generated_from) + request.max_tokens + options_.draft_depth;
-  const int64_t positions = std::min<int64_t>(longest, int64_t{options_.max_context} + options_.draft_depth);
-  return static_cast<int>((positions + kKvPageTokens - 1) / kKvPageTokens);
+// Positions that the request may come to use: its longest output, and drafts beyond it.
+int Scheduler::PositionsMax(const Request& request) const {
+  const int64_t longest = static_cast<int64_t>(request.generated_from) + request.max_tokens;
+  return static_cast<int>(std::min<int64_t>(longest, options_.max_context)) + 2 * speculator_.depth_max();
 }
 
 absl::Status Scheduler::Check(const Request& request) const {
@@ -87,10 +65,14 @@ absl::Status Scheduler::Check(const Request& request) const {
   }
   if (request.until_index < 0) return absl::InvalidArgumentError("until_index is negative");
   if (absl::Status status = request.sampling.Validate(vocab_rows); !status.ok()) return status;
-  if (PagesFor(request) > kv_pages_) {
-    return absl::InvalidArgumentError(absl::StrCat("the request needs ", PagesFor(request), " cache pages of ",
-                                                   kKvPageTokens, " tokens, the engine has ", kv_pages_,
-                                                   "; lower max_tokens"));
+  const int pages = (PositionsMax(request) + kKvPageTokens - 1) / kKvPageTokens;
+  if (pages > cache_.pages()) {
+    return absl::InvalidArgumentError(absl::StrCat("the request needs ", pages, " cache pages of ", kKvPageTokens,
+                                                   " tokens, the engine has ", cache_.pages(), "; lower max_tokens"));
+  }
+  if (request.cache_points.size() > 4) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cache_points has ", request.cache_points.size(), " entries, expected at most 4"));
   }
   return absl::OkStatus();
 }
@@ -98,20 +80,36 @@ absl::Status Scheduler::Check(const Request& request) const {
 void Scheduler::Add(RequestId id, Request request, std::shared_ptr<Sink> sink, absl::Time now) {
   auto sequence = std::make_unique<Sequence>();
   sequence->id = id;
-  sequence->request = std::move(request);
-  sequence->sink = std::move(sink);
   sequence->submitted = now;
-  sequence->started = sequence->first_token = absl::InfiniteFuture();
-  sequence->counts.prompt = sequence->request.generated_from;
-  sequence->counts.recomputed = sequence->earlier_output();
-  sequence->counts.generated = sequence->earlier_output();
-  const auto place = std::find_if(waiting_.begin(), waiting_.end(), [&](const SequencePtr& other) {
-    return other->request.priority < sequence->request.priority;
-  });
+  sequence->sink = std::move(sink);
+  // Room for everything that rounds will append.
+  const int longest = PositionsMax(request);
+  sequence->ids.reserve(longest);
+  sequence->ids = request.ids;
+  sequence->kv.salt = SaltHash(request.cache_salt);
+  const int pages = (longest + 2 * kDraftDepthMax + kKvPageTokens) / kKvPageTokens;
+  sequence->kv.pages.reserve(pages);
+  sequence->kv.path.reserve(pages);
+  sequence->pending_ids.reserve(1 + kDraftDepthMax);
+  if (request.sampling.logprobs) sequence->pending_logprobs.reserve(1 + kDraftDepthMax);
+  const int earlier = sequence->size() - request.generated_from;
+  if (earlier > 0) {
+    sequence->recompute_from = request.generated_from;
+    sequence->recompute_to = sequence->size();
+  }
+  sequence->counts.prompt = request.generated_from;
+  sequence->counts.generated = earlier;
+  sequence->request = std::move(request);
+  Queue(std::move(sequence));
+}
+
+void Scheduler::Queue(SequencePtr sequence) {
+  const auto place = std::find_if(waiting_.begin(), waiting_.end(),
+                                  [&](const SequencePtr& other) { return sequence->Outranks(*other); });
   waiting_.insert(place, std::move(sequence));
 }
 
-Scheduler::Sequence* Scheduler::Find(RequestId id) {
+Sequence* Scheduler::Find(RequestId id) {
   for (const SequencePtr& sequence : running_) {
     if (sequence->id == id) return sequence.get();
   }
@@ -144,7 +142,7 @@ void Scheduler::RaiseLimit(RequestId id, int until_index) {
 
 // How many ids the sequence may have generated now: max_tokens, the context, and its credit.
 int Scheduler::IdLimit(const Sequence& sequence) const {
-  const int context = options_.max_context - sequence.request.generated_from;
+  const int context = options_.max_context - sequence.prompt_size();
   const int longest = std::min(sequence.request.max_tokens, context);
   return sequence.request.until_index == 0 ? longest : std::min(longest, sequence.request.until_index);
 }
@@ -165,12 +163,8 @@ void Scheduler::Finish(Sequence* sequence, absl::Time now) {
   event.queue_ms = span_ms(sequence->submitted, ran ? sequence->started : end);
   event.prefill_ms = ran ? span_ms(sequence->started, spoke ? sequence->first_token : end) : 0;
   event.decode_ms = spoke ? span_ms(sequence->first_token, end) : 0;
-  if (sequence->slot >= 0) {
-    backend_->Close(sequence->slot);
-    free_slots_.push_back(sequence->slot);
-    pages_.Release(&sequence->pages);
-  }
-  ++finished_[static_cast<int>(sequence->reason)];
+  Leave(sequence, /*wipe=*/sequence->reason == FinishReason::kError);
+  ++totals_.finished[static_cast<int>(sequence->reason)];
   sequence->finished = true;
   sequence->sink->OnFinish(event);
 }
@@ -212,7 +206,7 @@ void Scheduler::DropEnded(absl::Time now) {
         // max_tokens and the context end it; a lack of credit only after a wait.
         if (sequence->request.until_index == 0 || sequence->counts.generated < sequence->request.until_index ||
             sequence->counts.generated >=
-                std::min(sequence->request.max_tokens, options_.max_context - sequence->request.generated_from)) {
+                std::min(sequence->request.max_tokens, options_.max_context - sequence->prompt_size())) {
           sequence->End(FinishReason::kLength);
         } else {
           sequence->credit_wait_since = std::min(sequence->credit_wait_since, now);
@@ -229,64 +223,224 @@ void Scheduler::DropEnded(absl::Time now) {
   drop(waiting_);
 }
 
+// ---- admission ----
+
 void Scheduler::AdmitWaiting(absl::Time now) {
-  while (!waiting_.empty() && !free_slots_.empty()) {
-    Sequence& next = *waiting_.front();
+  for (auto next = waiting_.begin(); next != waiting_.end() && !free_slots_.empty();) {
+    Sequence& sequence = **next;
+    if (PrefixIsBeingComputed(sequence)) {
+      ++next;
+      continue;
+    }
     // Strictly in order: a small request does not overtake a large one, so none starves.
-    if (!pages_.Allocate(PagesFor(next.request), &next.pages)) return;
-    next.slot = free_slots_.back();
-    free_slots_.pop_back();
-    next.started = now;
-    const SequenceStart start{
-        .sampling = next.request.sampling, .ids = next.request.ids, .generated_from = next.request.generated_from};
-    const absl::Status opened = backend_->Open(next.slot, start);
-    GANTRY_CHECK(opened.ok(), "Check() let the request in");
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
+    if (!Start(&sequence)) return;
+    sequence.started = std::min(sequence.started, now);
+    running_.push_back(std::move(*next));
+    next = waiting_.erase(next);
   }
 }
 
-bool Scheduler::Plan(absl::Time now, StepRecord* record) {
+// Whether a running prompt will soon have put more of this one's prefix into the cache than is there now.
+bool Scheduler::PrefixIsBeingComputed(const Sequence& sequence) const {
+  if (!options_.cache.prefix_cache || sequence.request.prompt_logprobs) return false;
+  const auto shared_with = [&](const Sequence& other) {
+    const int most = std::min(sequence.size() - 1, other.size() - 1);
+    const auto end = std::mismatch(sequence.ids.begin(), sequence.ids.begin() + most, other.ids.begin()).first;
+    return static_cast<int>(end - sequence.ids.begin()) / kKvPageTokens * kKvPageTokens;
+  };
+  int cached = -1;
+  for (const SequencePtr& other : running_) {
+    if (other->decoding || other->ending || other->kv.salt != sequence.kv.salt || other->snapshot_points.empty()) {
+      continue;
+    }
+    // Of a longer prompt only what it leaves a snapshot of can be used.
+    const int shared = shared_with(*other);
+    int usable = 0;
+    for (const int point : other->snapshot_points) usable = point <= shared ? point : usable;
+    if (usable == 0) continue;
+    if (cached < 0) cached = cache_.Peek(sequence.kv.salt, sequence.ids).tokens;
+    if (usable > cached) return true;
+  }
+  return false;
+}
+
+// False when there are not enough pages now.
+bool Scheduler::Start(Sequence* sequence) {
+  PrefixTree::Hit hit;
+  if (!sequence->request.prompt_logprobs) hit = cache_.Begin(sequence->ids, &sequence->kv);
+  // A page for every sequence that already decodes stays free, so that starting one does not preempt another.
+  const int decoding = static_cast<int>(
+      std::count_if(running_.begin(), running_.end(), [](const SequencePtr& other) { return other->decoding; }));
+  const int positions = sequence->size() + 1;
+  const int missing = (positions + kKvPageTokens - 1) / kKvPageTokens - static_cast<int>(sequence->kv.pages.size());
+  if (missing + decoding > cache_.attainable() && !(running_.empty() && missing <= cache_.attainable())) {
+    cache_.Release(&sequence->kv);
+    return false;
+  }
+  sequence->slot = free_slots_.back();
+  free_slots_.pop_back();
+  const SequenceStart start{.sampling = sequence->request.sampling,
+                            .ids = sequence->ids,
+                            .generated_from = sequence->prompt_size(),
+                            .cached = hit.tokens,
+                            .snapshot = hit.snapshot,
+                            .cached_mtp = hit.mtp};
+  const absl::Status opened = backend_->Open(sequence->slot, start);
+  GANTRY_CHECK(opened.ok(), "Check() let the request in");
+  GANTRY_CHECK(cache_.Reserve(positions, &sequence->kv), "enough pages were counted");
+  sequence->processed = hit.tokens;
+  sequence->decoding = false;
+  sequence->spec = speculator_.Start();
+  if (sequence->started == absl::InfiniteFuture()) {
+    sequence->counts.cached = std::min(hit.tokens, sequence->prompt_size());
+    totals_.totals.cached += sequence->counts.cached;
+  }
+  ChooseSnapshotPoints(sequence);
+  return true;
+}
+
+// Where later requests may branch off: the caller's cache points, the end of the prompt, and evenly between.
+void Scheduler::ChooseSnapshotPoints(Sequence* sequence) const {
+  std::vector<int>& points = sequence->snapshot_points;
+  points.clear();
+  if (!options_.cache.prefix_cache) return;
+  const auto add = [&](int position) {
+    const int point = std::min(position, sequence->size() - 1) / kKvPageTokens * kKvPageTokens;
+    if (point > sequence->processed) points.push_back(point);
+  };
+  for (const int point : sequence->request.cache_points) add(point);
+  add(sequence->size() - 1);
+  for (int at = options_.snapshot_interval; at < sequence->size(); at += options_.snapshot_interval) add(at);
+  std::sort(points.begin(), points.end());
+  points.erase(std::unique(points.begin(), points.end()), points.end());
+}
+
+// ---- pages of running sequences ----
+
+// Every decoding sequence gets the pages that its next round may write; where there are none, the lowest-ranking one
+// running gives up its own.
+void Scheduler::GrowOrPreempt() {
+  const int reach = 2 + 2 * speculator_.depth_max();
+  for (const SequencePtr& sequence : running_) {
+    if (sequence->slot < 0 || !sequence->decoding || sequence->ending) continue;
+    while (!cache_.Reserve(sequence->processed + reach, &sequence->kv)) {
+      Sequence* lowest = nullptr;
+      for (const SequencePtr& other : running_) {
+        if (other->slot >= 0 && (lowest == nullptr || lowest->Outranks(*other))) lowest = other.get();
+      }
+      Preempt(lowest);
+      if (lowest == sequence.get()) break;
+    }
+  }
+  for (SequencePtr& sequence : running_) {
+    if (sequence->slot < 0) Queue(std::move(sequence));
+  }
+  running_.erase(std::remove(running_.begin(), running_.end(), nullptr), running_.end());
+}
+
+void Scheduler::Preempt(Sequence* sequence) {
+  sequence->recompute_from = 0;
+  sequence->recompute_to = std::max(sequence->recompute_to, sequence->processed);
+  sequence->processed = 0;
+  sequence->decoding = false;
+  ++totals_.preempted;
+  Leave(sequence, /*wipe=*/false);
+}
+
+// Gives back what a running sequence holds.
+void Scheduler::Leave(Sequence* sequence, bool wipe) {
+  if (sequence->slot < 0) return;
+  backend_->Close(sequence->slot);
+  free_slots_.push_back(sequence->slot);
+  sequence->slot = -1;
+  if (wipe) {
+    for (const KvPage page : cache_.Own(sequence->kv)) backend_->ZeroPage(page);
+  }
+  cache_.Release(&sequence->kv);
+  if (sequence->spare_snapshot != kNoSnapshot) cache_.tree().ReleaseSnapshot(sequence->spare_snapshot);
+  sequence->spare_snapshot = sequence->rolling_snapshot = kNoSnapshot;
+}
+
+// ---- the round ----
+
+bool Scheduler::Plan(StepRecord* record) {
   plan_.sequences.clear();
   planned_.clear();
-  int rows_left = backend_->max_rows();
+  tracks_.clear();
+  const auto decodes = [this](const Sequence& sequence) {
+    return sequence.decoding && !sequence.ending && sequence.pending_ids.empty() &&
+           IdLimit(sequence) > static_cast<int>(sequence.counts.generated);
+  };
   for (const SequencePtr& sequence : running_) {
-    if (!sequence->decoding || sequence->ending || !sequence->pending_ids.empty()) continue;
-    const int room = IdLimit(*sequence) - static_cast<int>(sequence->counts.generated);
-    if (room <= 0) continue;
-    plan_.sequences.push_back(SequencePlan{.slot = sequence->slot,
-                                           .pages = sequence->pages,
-                                           .position = sequence->processed,
-                                           .draft_depth = room > 1 ? options_.draft_depth : 0,
-                                           .max_new_ids = room});
-    planned_.push_back(sequence.get());
-    rows_left -= 1 + options_.draft_depth;
-    record->rows_decode += 1;
-    record->context_tokens += sequence->processed;
+    if (decodes(*sequence)) tracks_.push_back(&sequence->spec);
   }
-  int budget = std::min(rows_left, options_.prefill_chunk_rows);
+  speculator_.BeginRound(tracks_);
   for (const SequencePtr& sequence : running_) {
-    if (sequence->decoding || sequence->ending || budget <= 0) continue;
-    const int rows = std::min(budget, sequence->prompt_size() - sequence->processed);
-    const bool last = sequence->processed + rows == sequence->prompt_size();
-    const int room = IdLimit(*sequence) - static_cast<int>(sequence->counts.generated);
-    plan_.sequences.push_back(
-        SequencePlan{.slot = sequence->slot,
-                     .pages = sequence->pages,
-                     .prefill = absl::MakeConstSpan(sequence->request.ids).subspan(sequence->processed, rows),
-                     .position = sequence->processed,
-                     .prefill_ends_prompt = last,
-                     .next_prompt_id = last ? -1 : sequence->request.ids[sequence->processed + rows],
-                     .draft_depth = last && room > 1 ? options_.draft_depth : 0,
-                     .max_new_ids = 1,
-                     .want_prompt_logprobs = sequence->request.prompt_logprobs});
-    planned_.push_back(sequence.get());
-    budget -= rows;
-    record->rows_prefill += rows;
-    record->context_tokens += sequence->processed;
+    if (decodes(*sequence)) PlanDecode(sequence.get(), record);
   }
-  (void)now;
+  int rows_left = options_.prefill_chunk_rows;
+  if (prefill_row_ms_ > 0) {
+    const double affordable = absl::ToDoubleMilliseconds(options_.chunk_time) / prefill_row_ms_;
+    rows_left = std::clamp(static_cast<int>(affordable), std::min(kChunkRowsMin, rows_left), rows_left);
+  }
+  for (const SequencePtr& sequence : running_) {
+    if (rows_left <= 0) break;
+    if (!sequence->decoding && !sequence->ending) rows_left -= PlanPrefill(sequence.get(), rows_left, record);
+  }
   return !plan_.sequences.empty();
+}
+
+void Scheduler::PlanDecode(Sequence* sequence, StepRecord* record) {
+  const int room = IdLimit(*sequence) - static_cast<int>(sequence->counts.generated);
+  SequencePlan plan{.slot = sequence->slot,
+                    .pages = sequence->kv.pages,
+                    .ids = sequence->ids,
+                    .position = sequence->processed,
+                    .max_new_ids = room};
+  speculator_.PlanDecode(sequence->ids, room, &sequence->spec, &plan);
+  // The next page boundary, if this round may reach it: what the reply leaves to a next turn.
+  const int boundary = (sequence->processed / kKvPageTokens + 1) * kKvPageTokens;
+  const int drafts = std::max<int>(static_cast<int>(plan.drafts.size()), sequence->spec.held);
+  if (options_.cache.snapshots > 0 && sequence->processed + 1 + drafts >= boundary) {
+    if (sequence->spare_snapshot == kNoSnapshot) {
+      const bool detached = sequence->rolling_snapshot != kNoSnapshot &&
+                            cache_.tree().DetachSnapshot(sequence->rolling_node, sequence->rolling_snapshot);
+      sequence->spare_snapshot = detached ? sequence->rolling_snapshot : cache_.tree().ReserveSnapshot();
+      sequence->rolling_snapshot = kNoSnapshot;
+    }
+    plan.snapshot = sequence->spare_snapshot;
+    plan.snapshot_at = boundary;
+  }
+  plan_.sequences.push_back(plan);
+  planned_.push_back(sequence);
+  record->rows_decode += 1;
+  record->context_tokens += sequence->processed;
+}
+
+// A chunk, cut where a snapshot is wanted; its rows.
+int Scheduler::PlanPrefill(Sequence* sequence, int rows_max, StepRecord* record) {
+  int rows = std::min(rows_max, sequence->size() - sequence->processed);
+  SequencePlan plan{
+      .slot = sequence->slot,
+      .pages = sequence->kv.pages,
+      .ids = sequence->ids,
+      .position = sequence->processed,
+      .want_prompt_logprobs = sequence->request.prompt_logprobs && sequence->first_token == absl::InfiniteFuture()};
+  speculator_.PlanPrefill(&plan);
+  std::vector<int>& points = sequence->snapshot_points;
+  if (!points.empty() && points.front() - sequence->processed <= rows) {
+    rows = points.front() - sequence->processed;
+    plan.snapshot_at = points.front();
+    if (options_.cache.snapshots > 0) plan.snapshot = cache_.tree().ReserveSnapshot();
+    sequence->spare_snapshot = plan.snapshot;
+    points.erase(points.begin());
+  }
+  plan.prefill_rows = rows;
+  plan_.sequences.push_back(plan);
+  planned_.push_back(sequence);
+  record->rows_prefill += rows;
+  record->context_tokens += sequence->processed;
+  return rows;
 }
 
 void Scheduler::Take(const SequenceResult& result, const SequencePlan& plan, Sequence* sequence, absl::Time now) {
@@ -294,25 +448,38 @@ void Scheduler::Take(const SequenceResult& result, const SequencePlan& plan, Seq
     sequence->End(FinishReason::kError, result.status);
     return;
   }
-  std::copy(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
-            std::back_inserter(sequence->pending_prompt_logprobs));
-  if (!plan.prefill.empty()) {
-    sequence->processed += static_cast<int>(plan.prefill.size());
-    sequence->decoding = plan.prefill_ends_prompt;
+  const int before = sequence->processed;
+  if (plan.prefill_rows > 0) {
+    sequence->processed += plan.prefill_rows;
+    sequence->decoding = sequence->processed == sequence->size();
+    const int again =
+        std::min(sequence->processed, sequence->recompute_to) - std::max(before, sequence->recompute_from);
+    sequence->counts.recomputed += std::max(again, 0);
+    totals_.totals.recomputed += std::max(again, 0);
+    totals_.totals.prompt += plan.prefill_rows;
   } else {
-    // Every committed id but the last has been an input of this round, and so was the old anchor.
+    // Every committed id but the last has been an input of this round, and so was the last id before.
     sequence->processed += static_cast<int>(result.ids.size());
   }
+  sequence->ids.insert(sequence->ids.end(), result.ids.begin(), result.ids.end());
+  speculator_.Take(plan, result, sequence->processed, &sequence->spec);
+  cache_.Accept(sequence->ids, sequence->processed, result.mtp_position, &sequence->kv);
+  if (plan.snapshot != kNoSnapshot) TakeSnapshot(plan, result.snapshot_taken, sequence);
+  std::copy(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
+            std::back_inserter(sequence->pending_prompt_logprobs));
   if (result.ids.empty()) return;
   if (sequence->first_token == absl::InfiniteFuture()) sequence->first_token = now;
   sequence->pending_ids.insert(sequence->pending_ids.end(), result.ids.begin(), result.ids.end());
   std::copy(result.logprobs.begin(), result.logprobs.end(), std::back_inserter(sequence->pending_logprobs));
-  sequence->counts.generated += static_cast<int64_t>(result.ids.size());
-  sequence->counts.drafted += result.drafted;
-  sequence->counts.accepted += result.accepted;
-  totals_.generated += static_cast<int64_t>(result.ids.size());
-  totals_.drafted += result.drafted;
-  totals_.accepted += result.accepted;
+  for (Counts* counts : {&sequence->counts, &totals_.totals}) {
+    counts->generated += static_cast<int64_t>(result.ids.size());
+    counts->drafted += result.drafted;
+    counts->accepted += result.accepted;
+  }
+  for (int depth = 0; depth < result.drafted; ++depth) {
+    ++totals_.drafted_at[depth];
+    totals_.accepted_at[depth] += depth < result.accepted;
+  }
   const std::vector<TokenId>& stops = sequence->request.sampling.stop_ids;
   if (std::find(stops.begin(), stops.end(), result.ids.back()) != stops.end()) {
     sequence->stop_id = result.ids.back();
@@ -320,11 +487,39 @@ void Scheduler::Take(const SequenceResult& result, const SequencePlan& plan, Seq
   }
 }
 
+// A snapshot that was planned for this round and is of an accepted prefix goes to its node.
+void Scheduler::TakeSnapshot(const SequencePlan& plan, bool taken, Sequence* sequence) {
+  const bool prefill = plan.prefill_rows > 0;
+  if (taken) {
+    const TreeNode node = sequence->kv.path[plan.snapshot_at / kKvPageTokens - 1];
+    cache_.tree().AttachSnapshot(node, plan.snapshot);
+    if (!prefill) {
+      sequence->rolling_node = node;
+      sequence->rolling_snapshot = plan.snapshot;
+    }
+  } else if (prefill) {
+    cache_.tree().ReleaseSnapshot(plan.snapshot);
+  }
+  if (taken || prefill) sequence->spare_snapshot = kNoSnapshot;
+}
+
+// What a prefill row costs, from rounds with and without.
+void Scheduler::LearnCost(const RoundResult& result, const StepRecord& record) {
+  const auto learn = [](double sample, double* mean) { *mean += (*mean == 0 ? 1.0 : 0.2) * (sample - *mean); };
+  if (record.rows_prefill == 0) {
+    learn(result.device_ms, &decode_ms_);
+  } else if (record.rows_prefill >= kChunkRowsMin) {
+    const double decode = record.rows_decode > 0 ? decode_ms_ : 0;
+    learn(std::max(result.device_ms - decode, 0.1 * result.device_ms) / record.rows_prefill, &prefill_row_ms_);
+  }
+}
+
 Scheduler::Outcome Scheduler::Step(absl::Time now) {
   Outcome outcome;
   DropEnded(now);
   AdmitWaiting(now);
-  if (Plan(now, &outcome.record)) {
+  GrowOrPreempt();
+  if (Plan(&outcome.record)) {
     absl::Status failed;
     const RoundResult* result = nullptr;
     absl::StatusOr<Ticket> ticket = backend_->Enqueue(plan_);
@@ -340,41 +535,41 @@ Scheduler::Outcome Scheduler::Step(absl::Time now) {
       if (result == nullptr) {
         planned_[i]->End(FinishReason::kError, failed);
       } else {
-        totals_.prompt += static_cast<int64_t>(plan_.sequences[i].prefill.size());
         Take(result->sequences[i], plan_.sequences[i], planned_[i], after);
       }
     }
+    if (result != nullptr) {
+      speculator_.EndRound(*result, outcome.record.rows_prefill > 0);
+      LearnCost(*result, outcome.record);
+    }
     outcome.progressed = true;
-    outcome.record.round = ++rounds_;
-    outcome.record.milliseconds = last_round_ms_ = result == nullptr ? 0 : result->device_ms;
+    outcome.record.round = ++totals_.rounds;
+    outcome.record.milliseconds = totals_.last_round_ms = result == nullptr ? 0 : result->device_ms;
     DropEnded(after);
     return outcome;
   }
-  for (const auto* sequences : {&running_}) {
-    for (const SequencePtr& sequence : *sequences) {
-      // A full sink has no way to call back: look again soon.
-      if (!sequence->pending_ids.empty()) outcome.wake_at = std::min(outcome.wake_at, now + absl::Milliseconds(2));
-      outcome.wake_at = std::min(outcome.wake_at, sequence->credit_wait_since + sequence->request.credit_wait);
-      outcome.wake_at = std::min(outcome.wake_at, sequence->request.deadline);
-    }
+  for (const SequencePtr& sequence : running_) {
+    // A full sink has no way to call back: look again soon.
+    if (!sequence->pending_ids.empty()) outcome.wake_at = std::min(outcome.wake_at, now + absl::Milliseconds(2));
+    outcome.wake_at = std::min(outcome.wake_at, sequence->credit_wait_since + sequence->request.credit_wait);
+    outcome.wake_at = std::min(outcome.wake_at, sequence->request.deadline);
   }
   for (const SequencePtr& sequence : waiting_) outcome.wake_at = std::min(outcome.wake_at, sequence->request.deadline);
   return outcome;
 }
 
 void Scheduler::FillStats(EngineStats* stats) const {
+  *stats = totals_;
   stats->running = static_cast<int>(running_.size());
   stats->queued = static_cast<int>(waiting_.size());
-  stats->queued_prompt_tokens = 0;
-  for (const SequencePtr& sequence : waiting_) stats->queued_prompt_tokens += sequence->prompt_size();
+  for (const SequencePtr& sequence : waiting_) stats->queued_prompt_tokens += sequence->size();
   for (const SequencePtr& sequence : running_)
-    stats->queued_prompt_tokens += sequence->prompt_size() - std::min(sequence->processed, sequence->prompt_size());
-  stats->kv_pages_free = pages_.free();
-  stats->kv_pages_used = pages_.used();
-  stats->rounds = rounds_;
-  stats->last_round_ms = last_round_ms_;
-  stats->totals = totals_;
-  std::copy(std::begin(finished_), std::end(finished_), std::begin(stats->finished));
+    stats->queued_prompt_tokens += sequence->decoding ? 0 : sequence->size() - sequence->processed;
+  // What the tree keeps for nobody in particular is free to whoever needs it.
+  stats->kv_pages_free = cache_.attainable();
+  stats->kv_pages_used = cache_.pages() - cache_.attainable();
+  stats->kv_pages_cached = cache_.tree().evictable();
+  stats->snapshots_used = cache_.tree().snapshots_used();
 }
 
 }  // namespace gantry::engine

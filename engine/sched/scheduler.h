@@ -1,11 +1,14 @@
 // Continuous batching: which sequences run in the next round, and what becomes of its results.
 //
-// Each round is one mixed batch: a row group for every decoding sequence (its anchor and drafts) and prefill chunks up
-// to a row budget, oldest first. A request that does not fit waits; pages for its whole length are reserved when it
-// starts, so a running sequence never has to give way. Cancellation, deadlines and limits take effect at the next
-// round, also inside a prompt. A sink that is full pauses its own sequence alone.
+// Each round is one mixed batch: a row group for every decoding sequence (its last id and drafts) and prefill chunks up
+// to a row budget that measured cost sets, oldest first. A request starts when pages for its prompt are there; what it
+// has in common with earlier ones comes from the prefix cache, and one whose prefix is being computed right now waits
+// for it. Decoding sequences get pages as they grow; when there are none left, the lowest-ranking one gives up its own
+// and is computed again later. Cancellation, deadlines and limits take effect at the next round, also inside a prompt.
+// A sink that is full pauses its own sequence alone.
 //
-// Threads: none of its own; one thread calls everything. Time comes in as an argument.
+// Threads: none of its own; one thread calls everything. Time comes in as an argument. Nothing allocates in a round
+// that only decodes.
 #pragma once
 
 #include <deque>
@@ -14,22 +17,27 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "engine/cache/page_pool.h"
+#include "engine/cache/kv_cache.h"
 #include "engine/engine.h"
+#include "engine/sched/sequence.h"
+#include "engine/sched/speculator.h"
 
 namespace gantry::engine {
 
 struct SchedulerOptions {
   int max_context = 0;
-  int prefill_chunk_rows = 256;
-  int draft_depth = 0;
+  int prefill_chunk_rows = 256;  // at most; a chunk also keeps to chunk_time
+  absl::Duration chunk_time = absl::Milliseconds(100);
   absl::Duration sink_patience = absl::Seconds(2);
+  KvCache::Options cache;
+  // At least so many tokens between snapshots that nobody asked for.
+  int snapshot_interval = 512;
 };
 
 class Scheduler {
  public:
   // `backend` must outlive the scheduler.
-  Scheduler(Backend* backend, int kv_pages, const SchedulerOptions& options);
+  Scheduler(Backend* backend, const SchedulerOptions& options, const SpecMode& spec);
   // Ends whatever is left as cancelled.
   ~Scheduler();
 
@@ -52,34 +60,48 @@ class Scheduler {
 
   bool empty() const { return waiting_.empty() && running_.empty(); }
   void FillStats(EngineStats* stats) const;
+  const PrefixTree& tree() const { return cache_.tree(); }
 
  private:
-  struct Sequence;
   using SequencePtr = std::unique_ptr<Sequence>;
 
   Sequence* Find(RequestId id);
+  int IdLimit(const Sequence& sequence) const;
+  int PositionsMax(const Request& request) const;
+  void Queue(SequencePtr sequence);
+
+  // One step, in this order.
   void DropEnded(absl::Time now);
   void AdmitWaiting(absl::Time now);
-  bool Plan(absl::Time now, StepRecord* record);
+  void GrowOrPreempt();
+  bool Plan(StepRecord* record);
   void Take(const SequenceResult& result, const SequencePlan& plan, Sequence* sequence, absl::Time now);
+
+  bool PrefixIsBeingComputed(const Sequence& sequence) const;
+  bool Start(Sequence* sequence);
+  void ChooseSnapshotPoints(Sequence* sequence) const;
+  void Preempt(Sequence* sequence);
+  void Leave(Sequence* sequence, bool wipe);
+  void PlanDecode(Sequence* sequence, StepRecord* record);
+  int PlanPrefill(Sequence* sequence, int rows_max, StepRecord* record);
+  void TakeSnapshot(const SequencePlan& plan, bool taken, Sequence* sequence);
+  void LearnCost(const RoundResult& result, const StepRecord& record);
   bool Deliver(Sequence* sequence, absl::Time now);
   void Finish(Sequence* sequence, absl::Time now);
-  int PagesFor(const Request& request) const;
-  int IdLimit(const Sequence& sequence) const;
 
   Backend* backend_;
   SchedulerOptions options_;
-  PagePool pages_;
-  int kv_pages_;
+  KvCache cache_;
+  Speculator speculator_;
   std::deque<SequencePtr> waiting_;
-  std::vector<SequencePtr> running_;  // in order of admission
+  std::vector<SequencePtr> running_;
   std::vector<SequenceSlot> free_slots_;
   RoundPlan plan_;
   std::vector<Sequence*> planned_;
-  Counts totals_;
-  int64_t finished_[6] = {};
-  int64_t rounds_ = 0;
-  double last_round_ms_ = 0;
+  std::vector<Speculator::Track*> tracks_;
+  double prefill_row_ms_ = 0;  // measured; 0: not yet
+  double decode_ms_ = 0;       // of rounds without prefill
+  EngineStats totals_;
 };
 
 }  // namespace gantry::engine

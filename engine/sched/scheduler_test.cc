@@ -25,10 +25,14 @@ TokenId NextToken(const std::vector<TokenId>& ids) {
   return static_cast<TokenId>((hash >> 20) % kVocab);  // kStop about once in a thousand
 }
 
+// Computes nothing, but keeps in memory what a real one would keep in its pages, states and snapshots, and looks at all
+// of it whenever it is used.
 class FakeBackend final : public Backend {
  public:
-  FakeBackend(int sequences, int max_rows) : sequences_(sequences), max_rows_(max_rows), state_(sequences) {
+  FakeBackend(int sequences, int max_rows, int pages, int snapshots)
+      : sequences_(sequences), max_rows_(max_rows), state_(sequences), pages_(pages), snapshots_(snapshots) {
     spec_.vocab_rows = kVocab;
+    results_.resize(sequences);
   }
   const ModelSpec& spec() const override { return spec_; }
   const std::string& numerics_id() const override { return id_; }
@@ -36,69 +40,107 @@ class FakeBackend final : public Backend {
   int max_rows() const override { return max_rows_; }
   int max_draft_depth() const override { return 1; }
   CacheCosts costs() const override { return {}; }
-  absl::Status Open(SequenceSlot slot, const SequenceStart&) override {
+  absl::Status Open(SequenceSlot slot, const SequenceStart& start) override {
     EXPECT_FALSE(state_[slot].open);
-    state_[slot] = {true, {}, -1};
+    state_[slot] = {true, {start.ids.begin(), start.ids.begin() + start.cached}};
+    if (start.cached > 0) {
+      EXPECT_EQ(snapshots_[start.snapshot], state_[slot].ids);
+    }
     return absl::OkStatus();
   }
   void Close(SequenceSlot slot) override {
     EXPECT_TRUE(state_[slot].open);
     state_[slot].open = false;
   }
+  void ZeroPage(KvPage page) override { pages_[page].clear(); }
+
   absl::StatusOr<Ticket> Enqueue(const RoundPlan& plan) override {
     if (fail_next_round) {
       fail_next_round = false;
       return absl::InternalError("device lost");
     }
-    result_ = {};
-    std::set<KvPage> pages;
-    int rows = 0;
-    for (const SequencePlan& wish : plan.sequences) {
+    result_.sequences = absl::MakeConstSpan(results_).first(plan.sequences.size());
+    std::map<KvPage, SequenceSlot> writers;
+    result_.rows = 0;
+    for (size_t i = 0; i < plan.sequences.size(); ++i) {
+      const SequencePlan& wish = plan.sequences[i];
+      SequenceResult& result = results_[i] = {};
+      result.slot = wish.slot;
       State& state = state_[wish.slot];
       EXPECT_TRUE(state.open);
       EXPECT_EQ(wish.position, static_cast<int>(state.ids.size()));
-      for (KvPage page : wish.pages) EXPECT_TRUE(pages.insert(page).second) << "a page serves two sequences";
-      SequenceResult result;
-      result.slot = wish.slot;
-      const auto commit = [&] { result.ids.push_back(state.anchor = NextToken(state.ids)); };
-      if (!wish.prefill.empty()) {
-        state.ids.insert(state.ids.end(), wish.prefill.begin(), wish.prefill.end());
-        rows += static_cast<int>(wish.prefill.size());
-        if (wish.prefill_ends_prompt) commit();
+      EXPECT_TRUE(std::equal(state.ids.begin(), state.ids.end(), wish.ids.begin()));
+      for (int p = 0; p < wish.position / kKvPageTokens; ++p) {
+        EXPECT_EQ(pages_[wish.pages[p]], Prefix(state.ids, p)) << "somebody wrote to a page of another sequence";
+      }
+      std::vector<TokenId> ids(wish.ids.begin(), wish.ids.end());
+      const auto commit = [&] { result.ids.push_back(NextToken(ids)), ids.push_back(result.ids.back()); };
+      if (wish.prefill_rows > 0) {
+        result_.rows += wish.prefill_rows;
+        state.ids.assign(ids.begin(), ids.begin() + wish.position + wish.prefill_rows);
+        if (state.ids.size() == ids.size()) commit();
       } else {
         // Half of all rounds accept a draft.
-        const int ids = std::min(wish.max_new_ids, 1 + static_cast<int>(state.ids.size() % 2));
-        rows += ids;
-        for (int i = 0; i < ids; ++i) {
-          state.ids.push_back(state.anchor);
+        const int count = std::min(wish.max_new_ids, 1 + static_cast<int>(state.ids.size() % 2));
+        result_.rows += count;
+        for (int k = 0; k < count; ++k) {
+          state.ids.push_back(ids.back());
           commit();
-          if (state.anchor == kStop) break;
+          if (ids.back() == kStop) break;
         }
         result.drafted = 1;
         result.accepted = static_cast<int>(result.ids.size()) - 1;
       }
+      if (std::count(state.ids.begin() + wish.position, state.ids.end(), poisoned) > 0) {
+        result = {.slot = wish.slot, .status = absl::InternalError("not finite")};
+        for (size_t p = wish.position / kKvPageTokens; p < wish.pages.size(); ++p) pages_[wish.pages[p]] = {poisoned};
+        continue;
+      }
       EXPECT_LE(state.ids.size(), wish.pages.size() * kKvPageTokens);
-      result_.sequences.push_back(std::move(result));
+      for (size_t p = wish.position / kKvPageTokens; p * kKvPageTokens < state.ids.size(); ++p) {
+        const auto [writer, first] = writers.emplace(wish.pages[p], wish.slot);
+        EXPECT_TRUE(first) << "two sequences write to one page";
+        pages_[wish.pages[p]] = Prefix(state.ids, static_cast<int>(p));
+      }
+      if (wish.snapshot != kNoSnapshot && wish.snapshot_at > wish.position &&
+          wish.snapshot_at <= static_cast<int>(state.ids.size())) {
+        snapshots_[wish.snapshot].assign(state.ids.begin(), state.ids.begin() + wish.snapshot_at);
+        result.snapshot_taken = true;
+      }
     }
-    EXPECT_LE(rows, max_rows_);
+    EXPECT_LE(result_.rows, max_rows_);
     ++rounds;
     return 1;
   }
   absl::StatusOr<const RoundResult*> Wait(Ticket) override { return &result_; }
 
+  // Nothing of a failed sequence may be left.
+  bool HoldsPoison() const {
+    return std::any_of(pages_.begin(), pages_.end(),
+                       [](const auto& page) { return page.size() == 1 && page[0] < 0; }) ||
+           std::any_of(pages_.begin(), pages_.end(),
+                       [this](const auto& page) { return std::count(page.begin(), page.end(), poisoned) > 0; });
+  }
+
   bool fail_next_round = false;
+  TokenId poisoned = -1;  // a sequence that processes it fails
   int rounds = 0;
 
  private:
   struct State {
     bool open = false;
     std::vector<TokenId> ids;
-    TokenId anchor = -1;
   };
+  // All ids up to the end of page p, as far as there are.
+  static std::vector<TokenId> Prefix(const std::vector<TokenId>& ids, int p) {
+    return {ids.begin(), ids.begin() + std::min<size_t>(ids.size(), size_t{kKvPageTokens} * (p + 1))};
+  }
   int sequences_, max_rows_;
   ModelSpec spec_;
   std::string id_ = "fake";
   std::vector<State> state_;
+  std::vector<std::vector<TokenId>> pages_, snapshots_;
+  std::vector<SequenceResult> results_;
   RoundResult result_;
 };
 
@@ -145,10 +187,14 @@ Request MakeRequest(int prompt_size, int max_tokens, int salt = 0) {
 
 class SchedulerTest : public ::testing::Test {
  protected:
-  static constexpr int kPages = 12;
+  static constexpr int kPages = 10, kSnapshots = 6;
   SchedulerTest()
-      : backend_(3, 40),
-        scheduler_(&backend_, kPages, {.max_context = 256, .prefill_chunk_rows = 16, .draft_depth = 1}) {}
+      : backend_(3, 40, kPages, kSnapshots),
+        scheduler_(&backend_,
+                   {.max_context = 256,
+                    .prefill_chunk_rows = 16,
+                    .cache = {.pages = kPages, .snapshots = kSnapshots, .needs_snapshot = true}},
+                   SpecMode{.depth = 1}) {}
 
   std::shared_ptr<RecordingSink> Add(Request request) {
     auto sink = std::make_shared<RecordingSink>();
@@ -165,11 +211,12 @@ class SchedulerTest : public ::testing::Test {
       }
     }
   }
-  int PagesUsed() {
+  EngineStats Stats() {
     EngineStats stats;
     scheduler_.FillStats(&stats);
-    return static_cast<int>(stats.kv_pages_used);
+    return stats;
   }
+  int PagesUsed() { return static_cast<int>(Stats().kv_pages_used); }
 
   FakeBackend backend_;
   Scheduler scheduler_;
@@ -319,9 +366,115 @@ TEST_F(SchedulerTest, ImpossibleRequestsAreRefusedNamingTheField) {
   EXPECT_THAT(refused([](Request& r) { r.sampling.top_p = 0; }), HasSubstr("top_p"));
 }
 
+TEST_F(SchedulerTest, ASecondTurnComputesOnlyWhatIsNew) {
+  const Request first = MakeRequest(150, 20);
+  auto sink = Add(first);
+  Run();
+  EXPECT_EQ(sink->finish.counts.cached, 0);
+  Request second = first;
+  second.ids.insert(second.ids.end(), sink->ids.begin(), sink->ids.end());
+  const Request more = MakeRequest(40, 1, 9);
+  second.ids.insert(second.ids.end(), more.ids.begin(), more.ids.end());
+  second.generated_from = static_cast<int>(second.ids.size());
+  auto next = Add(second);
+  Run();
+  EXPECT_EQ(next->finish.counts.cached, 128);  // two whole pages of the 169 processed positions
+  EXPECT_EQ(next->ids, Expected(second.ids, 20));
+}
+
+TEST_F(SchedulerTest, AReplyLeavesItsOwnPagesToTheNextTurn) {
+  const Request first = MakeRequest(60, 80);
+  auto sink = Add(first);
+  Run();
+  Request second = first;
+  second.ids.insert(second.ids.end(), sink->ids.begin(), sink->ids.end());
+  second.generated_from = static_cast<int>(second.ids.size());
+  auto next = Add(second);
+  Run();
+  EXPECT_EQ(next->finish.counts.cached, 128);  // the snapshot at 128 was taken while decoding
+}
+
+TEST_F(SchedulerTest, ACachePointInsideThePromptServesWhoBranchesOffThere) {
+  Request first = MakeRequest(200, 2);
+  first.cache_points = {100};
+  Add(first);
+  Run();
+  Request other = MakeRequest(200, 2);
+  for (size_t i = 100; i < other.ids.size(); ++i) other.ids[i] = 1 + static_cast<TokenId>(i % 50);
+  auto sink = Add(other);
+  Run();
+  EXPECT_EQ(sink->finish.counts.cached, 64);
+  EXPECT_EQ(sink->ids, Expected(other.ids, 2));
+}
+
+TEST_F(SchedulerTest, IdenticalPromptsAtOnceAreComputedOnce) {
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 3; ++i) sinks.push_back(Add(MakeRequest(150, 10)));
+  Run();
+  EXPECT_EQ(sinks[0]->finish.counts.cached, 0);
+  for (int i = 1; i < 3; ++i) {
+    EXPECT_EQ(sinks[i]->finish.counts.cached, 128);
+    EXPECT_EQ(sinks[i]->ids, sinks[0]->ids);
+  }
+}
+
+TEST_F(SchedulerTest, SaltsAndPromptLogprobsReadNothing) {
+  Add(MakeRequest(150, 2));
+  Run();
+  Request salted = MakeRequest(150, 2);
+  salted.cache_salt = "other tenant";
+  auto other = Add(salted);
+  Request scored = MakeRequest(150, 2);
+  scored.prompt_logprobs = true;
+  auto scores = Add(scored);
+  Run();
+  EXPECT_EQ(other->finish.counts.cached, 0);
+  EXPECT_EQ(scores->finish.counts.cached, 0);
+}
+
+TEST_F(SchedulerTest, WhoRanksLowestGivesWayAndIsComputedAgainWithTheSameTokens) {
+  // Three times 60 + 190 tokens need 12 pages: more than there are.
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  std::vector<std::vector<TokenId>> expected;
+  for (int salt = 0; sinks.size() < 3; ++salt) {
+    expected.push_back(Expected(MakeRequest(60, 1, salt).ids, 190));
+    if (expected.back().size() < 190) {
+      expected.pop_back();  // a stop id ends it too early
+    } else {
+      sinks.push_back(Add(MakeRequest(60, 190, salt)));
+    }
+  }
+  Run();
+  EXPECT_GT(Stats().preempted, 0);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(sinks[i]->ids, expected[i]) << i;
+    EXPECT_EQ(sinks[i]->finish.counts.cached, 0);  // what the cache gave back is no discount on the prompt
+  }
+  EXPECT_EQ(sinks[0]->finish.counts.recomputed, 0);
+  EXPECT_GT(sinks[2]->finish.counts.recomputed, 0);
+  EXPECT_EQ(PagesUsed(), 0);
+}
+
+TEST_F(SchedulerTest, AFailedSequenceLeavesNothingInTheCacheAndHarmsNobody) {
+  backend_.poisoned = 999;
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 3; ++i) {
+    Request request = MakeRequest(100, 30, i);
+    std::replace(request.ids.begin(), request.ids.end(), 999, 998);
+    if (i == 1) request.ids[90] = 999;
+    sinks.push_back(Add(request));
+  }
+  Run();
+  EXPECT_EQ(sinks[1]->finish.reason, FinishReason::kError);
+  EXPECT_FALSE(backend_.HoldsPoison());
+  for (int i : {0, 2}) EXPECT_EQ(sinks[i]->ids.size(), 30u);
+  EXPECT_EQ(PagesUsed(), 0);
+}
+
 // Thousands of random submissions, cancellations, raises and slow readers: every sink ends exactly once with a prefix
 // of its own expected tokens, and no page or slot is lost.
 TEST_F(SchedulerTest, RandomTrafficLosesNothing) {
+  constexpr int kSteps = 20'000;
   std::mt19937 random(7);
   struct Live {
     std::shared_ptr<RecordingSink> sink;
@@ -329,9 +482,12 @@ TEST_F(SchedulerTest, RandomTrafficLosesNothing) {
     RequestId id;
   };
   std::vector<Live> all;
-  for (int step = 0; step < 4000; ++step) {
+  for (int step = 0; step < kSteps; ++step) {
     if (random() % 5 == 0) {
-      Request request = MakeRequest(1 + random() % 120, 1 + random() % 60, static_cast<int>(random() % 1000));
+      // Few prompts, so that they meet in the cache; sometimes long enough to preempt each other.
+      Request request = MakeRequest(1 + random() % 200, 1 + random() % 180, static_cast<int>(random() % 6));
+      if (random() % 3 == 0) request.cache_points = {static_cast<int>(random() % request.ids.size())};
+      if (random() % 11 == 0) request.cache_salt = "other";
       if (random() % 3 == 0) request.until_index = 1 + random() % 40;
       if (random() % 7 == 0) request.deadline = now_ + absl::Milliseconds(random() % 50);
       auto sink = Add(request);
@@ -359,6 +515,8 @@ TEST_F(SchedulerTest, RandomTrafficLosesNothing) {
     complete += live.sink->ids.size() == expected.size();
   }
   EXPECT_GT(complete, 100);
+  EXPECT_GT(Stats().preempted, 0);
+  EXPECT_GT(Stats().totals.cached, 0);
 }
 
 }  // namespace

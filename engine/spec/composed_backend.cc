@@ -4,25 +4,32 @@
 #include <chrono>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/backend/forward.h"
 #include "engine/base/check.h"
 #include "engine/sample/sampler.h"
+#include "engine/spec/hidden_pool.h"
 
 namespace gantry::engine {
 namespace {
 
-// Prompt logprobs need logits of every prompt row; they are computed this many rows at a time.
-constexpr int kPromptLogitRows = 16;
+// Logits are computed this many rows at a time: beyond it the head's weights are read often enough.
+constexpr int kHeadRows = 32;
+// Room for hidden states that wait for the MTP layer, beside a block for each sequence.
+constexpr int64_t kHiddenPoolBytes = int64_t{8} << 20;
 
 struct Sequence {
   bool open = false;
   SequenceSampler sampler;
-  TokenId anchor = -1;           // committed, not yet processed by the trunk
-  std::vector<TokenId> drafts;   // for the positions after the anchor
-  int current_slot = 0;          // index into slots
-  std::vector<StateSlot> slots;  // 1 + depth
+  StateSlot state = kNoStateSlot;
+  std::vector<TokenId> drafts;  // for the positions after the last id
+  // The MTP layer holds positions [1, mtp_position); what it needs for those after waits, one hidden state each.
+  bool can_draft = false;
+  int mtp_position = kMtpFirstKey;
+  HiddenPool::Queue waiting;
+  const ReplayRun* replay = nullptr;
 };
 
 // A sequence's place in this round.
@@ -31,38 +38,61 @@ struct Part {
   Sequence* sequence = nullptr;
   SequenceResult* result = nullptr;
   int first_row = 0, rows = 0;
-  int drafted = 0;       // rows after the first that are drafts
-  int kept_rows = 0;     // rows whose input is part of the accepted prefix
-  bool stopped = false;  // a stop id was committed: nothing follows
-  int mtp_first_row = 0, mtp_rows = 0;
+  int first_hidden = -1;            // of its rows in hidden_, when they are wanted
+  int first_state = 0, states = 0;  // in states_: where the states after its last `states` rows go
+  int drafted = 0;                  // rows after the first that are drafts
+  int kept_rows = 0;                // rows whose input is part of the accepted prefix
+  bool stopped = false;             // a stop id was committed: nothing follows
+  int mtp_row = -1;                 // its last row in the pass of the MTP layer
+
+  bool decodes() const { return plan->prefill_rows == 0; }
+  bool ends_prompt() const {
+    return !decodes() && plan->position + plan->prefill_rows == static_cast<int>(plan->ids.size());
+  }
+  // The id at an absolute position: known before, or committed in this round.
+  TokenId IdAt(int position) const {
+    const int known = static_cast<int>(plan->ids.size());
+    return position < known ? plan->ids[position] : result->ids[position - known];
+  }
 };
 
 class ComposedBackend final : public Backend {
  public:
-  ComposedBackend(std::unique_ptr<Blocks> blocks, const ComposedOptions& options, int vocab_used)
+  ComposedBackend(std::unique_ptr<Blocks> blocks, ComposedOptions options, int vocab_used)
       : blocks_(std::move(blocks)),
-        options_(options),
+        options_(std::move(options)),
+        recurrent_(blocks_->costs().state_slot_bytes > 0),
         sampler_(blocks_->spec().vocab_rows, vocab_used),
-        sequences_(options.max_sequences) {
-    const ModelSpec& spec = blocks_->spec();
-    const int per_sequence = StateSlotsPerSequence(options);
-    for (int i = 0; i < options.max_sequences; ++i) {
-      sequences_[i].slots.resize(per_sequence);
-      std::iota(sequences_[i].slots.begin(), sequences_[i].slots.end(), i * per_sequence);
-      sequences_[i].drafts.reserve(options.draft_depth_max);
+        sequences_(options_.max_sequences),
+        results_(options_.max_sequences),
+        hidden_pool_(options_.max_sequences, HiddenBlocks(), options_.mtp ? blocks_->spec().hidden : 0) {
+    const int64_t hidden = blocks_->spec().hidden;
+    for (int i = 0; i < options_.max_sequences; ++i) {
+      sequences_[i].drafts.reserve(kDraftDepthMax);
+      hidden_pool_.Prepare(&sequences_[i].waiting);
+      results_[i].ids.reserve(1 + kDraftDepthMax);
+      results_[i].logprobs.reserve(1 + kDraftDepthMax);
     }
-    const int rows_max = blocks_->limits().max_rows;
-    tokens_.reserve(rows_max);
-    positions_.reserve(rows_max);
-    groups_.reserve(options.max_sequences);
-    parts_.reserve(options.max_sequences);
+    const int slots = options_.max_sequences + options_.draft_slots;
+    free_slots_.resize(slots);
+    std::iota(free_slots_.rbegin(), free_slots_.rend(), 0);
+    const size_t rows_max = static_cast<size_t>(blocks_->limits().max_rows);
+    for (auto* ids : {&tokens_, &mtp_tokens_}) ids->reserve(rows_max);
+    for (auto* positions : {&positions_, &mtp_positions_}) positions->reserve(rows_max);
+    for (auto* groups : {&groups_, &mtp_groups_}) groups->reserve(options_.max_sequences);
+    states_.reserve(rows_max);
+    parts_.reserve(options_.max_sequences);
+    drafting_.reserve(options_.max_sequences);
     wanted_.reserve(rows_max);
-    hidden_.resize(static_cast<size_t>(rows_max) * spec.hidden);
-    mtp_hidden_.resize(static_cast<size_t>(rows_max) * spec.hidden);
-    draft_hidden_.resize(static_cast<size_t>(options.max_sequences) * spec.hidden);
-    logits_.resize(static_cast<size_t>(blocks_->limits().max_head_rows) * spec.vocab_rows);
-    head_hidden_.resize(static_cast<size_t>(blocks_->limits().max_head_rows) * spec.hidden);
-    result_.sequences.reserve(options.max_sequences);
+    if (options_.mtp) {
+      hidden_.resize(rows_max * hidden);
+      mtp_hidden_.resize(rows_max * hidden);
+      snapshot_hidden_.resize(static_cast<size_t>(options_.snapshots) * hidden);
+    }
+    draft_hidden_.resize(static_cast<size_t>(options_.max_sequences) * hidden);
+    logits_.resize(static_cast<size_t>(blocks_->limits().max_head_rows) * spec().vocab_rows);
+    head_hidden_.resize(static_cast<size_t>(blocks_->limits().max_head_rows) * hidden);
+    raw_logits_.resize(spec().vocab_rows);
   }
 
   const ModelSpec& spec() const override { return blocks_->spec(); }
@@ -78,22 +108,59 @@ class ComposedBackend final : public Backend {
     if (absl::Status status = start.sampling.Validate(spec().vocab_rows); !status.ok()) return status;
     sequence.open = true;
     sequence.sampler.Open(start.sampling, spec().vocab_rows, start.ids, start.generated_from);
-    sequence.anchor = -1;
     sequence.drafts.clear();
-    sequence.current_slot = 0;
-    blocks_->ZeroState(sequence.slots[0]);
+    sequence.state = free_slots_.back();
+    free_slots_.pop_back();
+    sequence.can_draft = options_.mtp;
+    sequence.mtp_position = kMtpFirstKey;
+    sequence.replay = options_.replay ? options_.replay->Find(start.ids) : nullptr;
+    if (start.cached == 0) {
+      blocks_->ZeroState(sequence.state);
+      return absl::OkStatus();
+    }
+    if (recurrent_) blocks_->CopyState(SnapshotState(start.snapshot), sequence.state);
+    sequence.can_draft = options_.mtp && start.cached_mtp;
+    if (sequence.can_draft) {
+      // The entry of the first position after the cached ones needs the hidden state before it.
+      sequence.mtp_position = start.cached;
+      GANTRY_CHECK(hidden_pool_.Push(&sequence.waiting, SnapshotHidden(start.snapshot)), "an empty queue has room");
+    }
     return absl::OkStatus();
   }
 
-  void Close(SequenceSlot slot) override { sequences_[slot].open = false; }
+  void Close(SequenceSlot slot) override {
+    Sequence& sequence = sequences_[slot];
+    GANTRY_CHECK(sequence.open, "a slot is closed once");
+    sequence.open = false;
+    free_slots_.push_back(sequence.state);
+    hidden_pool_.Clear(&sequence.waiting);
+  }
+
+  void ZeroPage(KvPage page) override { blocks_->ZeroPage(page); }
 
   absl::StatusOr<Ticket> Enqueue(const RoundPlan& plan) override {
     const auto begin = std::chrono::steady_clock::now();
+    const auto milliseconds = [begin] {
+      return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+    };
     if (absl::Status status = Arrange(plan); !status.ok()) return status;
     RunTrunk(*blocks_, {tokens_, positions_, groups_}, blocks_->residual());
+    CheckPrefills();
+    KeepHidden();
+    for (Part& part : parts_) {
+      if (part.plan->want_prompt_logprobs && !part.decodes() && part.result->status.ok()) PromptLogprobs(part);
+    }
     SampleAndAccept();
-    if (options_.draft_depth_max > 0) Draft();
-    result_.device_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+    SelectStates();
+    result_.verify_ms = milliseconds();
+    result_.mtp_rows = 0;
+    if (options_.mtp) {
+      FollowWithMtp();
+    } else if (options_.replay) {
+      DraftFromReplayAlone();
+    }
+    for (Part& part : parts_) Report(part);
+    result_.device_ms = milliseconds();
     return ++ticket_;
   }
 
@@ -103,196 +170,324 @@ class ComposedBackend final : public Backend {
   }
 
  private:
+  int HiddenBlocks() const {
+    if (!options_.mtp) return options_.max_sequences;
+    const int64_t block = int64_t{HiddenPool::kBlockRows} * spec().hidden * static_cast<int64_t>(sizeof(float));
+    return options_.max_sequences + static_cast<int>(kHiddenPoolBytes / block);
+  }
+  StateSlot SnapshotState(SnapshotSlot snapshot) const {
+    return options_.max_sequences + options_.draft_slots + snapshot;
+  }
+  float* SnapshotHidden(SnapshotSlot snapshot) {
+    return snapshot_hidden_.data() + static_cast<size_t>(snapshot) * spec().hidden;
+  }
+  float* LogitsRow(size_t index) { return logits_.data() + index * spec().vocab_rows; }
+
+  // ---- trunk ----
+
   // Lays the plan out as rows and groups.
   absl::Status Arrange(const RoundPlan& plan) {
     tokens_.clear();
     positions_.clear();
     groups_.clear();
     parts_.clear();
-    result_.sequences.clear();
-    result_.sequences.resize(plan.sequences.size());
+    states_.clear();
     for (size_t i = 0; i < plan.sequences.size(); ++i) {
       const SequencePlan& wish = plan.sequences[i];
       Sequence& sequence = sequences_[wish.slot];
       GANTRY_CHECK(sequence.open, "a planned sequence is open");
-      Part part{.plan = &wish,
-                .sequence = &sequence,
-                .result = &result_.sequences[i],
-                .first_row = static_cast<int>(tokens_.size())};
-      part.result->slot = wish.slot;
-      if (wish.prefill.empty()) {
-        GANTRY_CHECK(sequence.anchor >= 0 && wish.max_new_ids >= 1, "a decoding sequence has an anchor and may grow");
-        tokens_.push_back(sequence.anchor);
-        // Drafts beyond what may be committed would be verified for nothing.
-        part.drafted = std::min<int>(sequence.drafts.size(), wish.max_new_ids - 1);
-        tokens_.insert(tokens_.end(), sequence.drafts.begin(), sequence.drafts.begin() + part.drafted);
+      SequenceResult& result = results_[i];
+      result.slot = wish.slot;
+      result.status = absl::OkStatus();
+      result.ids.clear();
+      result.logprobs.clear();
+      result.prompt_logprobs.clear();
+      result.drafted = result.accepted = 0;
+      result.snapshot_taken = false;
+      Part part{.plan = &wish, .sequence = &sequence, .result = &result, .first_row = static_cast<int>(tokens_.size())};
+      if (wish.prefill_rows == 0) {
+        GANTRY_CHECK(wish.position + 1 == static_cast<int>(wish.ids.size()) && wish.max_new_ids >= 1,
+                     "a decoding sequence has one id to process and may grow");
+        tokens_.push_back(wish.ids.back());
+        if (!wish.drafts.empty()) sequence.drafts.assign(wish.drafts.begin(), wish.drafts.end());
+        // Drafts beyond what may be committed would be verified for nothing; without state slots they cannot be.
+        part.drafted = std::min({static_cast<int>(sequence.drafts.size()), wish.max_new_ids - 1, wish.drafts_max,
+                                 options_.draft_depth_max});
+        if (recurrent_) part.drafted = std::min(part.drafted, static_cast<int>(free_slots_.size()));
+        sequence.drafts.resize(part.drafted);
+        tokens_.insert(tokens_.end(), sequence.drafts.begin(), sequence.drafts.end());
       } else {
-        tokens_.insert(tokens_.end(), wish.prefill.begin(), wish.prefill.end());
+        const auto ids = wish.ids.subspan(wish.position, wish.prefill_rows);
+        tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+        sequence.drafts.clear();
       }
       part.rows = static_cast<int>(tokens_.size()) - part.first_row;
       part.kept_rows = part.rows;
       for (int row = 0; row < part.rows; ++row) positions_.push_back(wish.position + row);
-      // A verification may be rolled back to any of its rows; a chunk of the prompt never is.
-      const int states = wish.prefill.empty() ? part.rows : 1;
-      groups_.push_back(RowGroup{.first_row = part.first_row,
-                                 .rows = part.rows,
-                                 .position = wish.position,
-                                 .pages = wish.pages,
-                                 .state_in = sequence.slots[sequence.current_slot],
-                                 .state_out = absl::MakeConstSpan(sequence.slots).subspan(0, states)});
+      // A verification may be rolled back to any of its rows; a chunk of the prompt never is. The last state goes where
+      // the first came from.
+      part.first_state = static_cast<int>(states_.size());
+      for (int k = 0; recurrent_ && k < part.drafted; ++k) {
+        states_.push_back(free_slots_.back());
+        free_slots_.pop_back();
+      }
+      states_.push_back(sequence.state);
+      part.states = static_cast<int>(states_.size()) - part.first_state;
       parts_.push_back(part);
     }
-    result_.rows = static_cast<int>(tokens_.size());
-    if (result_.rows > options_.max_rows) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a round of ", result_.rows, " rows, at most ", options_.max_rows));
+    // states_ has its final place only now.
+    for (const Part& part : parts_) {
+      groups_.push_back(
+          RowGroup{.first_row = part.first_row,
+                   .rows = part.rows,
+                   .position = part.plan->position,
+                   .pages = part.plan->pages,
+                   .state_in = part.sequence->state,
+                   .state_out = absl::MakeConstSpan(states_).subspan(part.first_state, recurrent_ ? part.states : 0)});
     }
+    result_.sequences = absl::MakeConstSpan(results_).first(plan.sequences.size());
+    result_.rows = static_cast<int>(tokens_.size());
+    GANTRY_CHECK(result_.rows <= options_.max_rows, "the scheduler keeps to the rows of a round");
     return absl::OkStatus();
   }
 
-  float* LogitsRow(size_t index) { return logits_.data() + index * spec().vocab_rows; }
-
-  void SampleAndAccept() {
-    const Residual residual = blocks_->residual();
-    if (options_.draft_depth_max > 0) {
-      // The MTP layer reads the post-norm hidden of every row.
-      wanted_.resize(tokens_.size());
-      std::iota(wanted_.begin(), wanted_.end(), 0);
-      blocks_->Head(Blocks::HeadOf::kTrunk, wanted_, residual, hidden_.data(), nullptr);
-    }
+  // A chunk's rows are not sampled, so nobody would notice what is wrong with them before they were in the cache.
+  void CheckPrefills() {
     for (Part& part : parts_) {
-      if (part.plan->want_prompt_logprobs && !part.plan->prefill.empty()) PromptLogprobs(part);
-    }
-    // Logits of all rows that are sampled, in one pass over the head's weights.
-    wanted_.clear();
-    for (const Part& part : parts_) {
-      if (part.plan->prefill.empty()) {
-        for (int row = 0; row < part.rows; ++row) wanted_.push_back(part.first_row + row);
-      } else if (part.plan->prefill_ends_prompt) {
-        wanted_.push_back(part.first_row + part.rows - 1);
+      if (!part.decodes() && !blocks_->RowsAreFinite(blocks_->residual(), part.first_row, part.rows)) {
+        part.result->status = absl::InternalError("activations are not finite");
       }
-    }
-    if (!wanted_.empty()) blocks_->Head(Blocks::HeadOf::kTrunk, wanted_, residual, head_hidden_.data(), logits_.data());
-    size_t next = 0;
-    for (Part& part : parts_) {
-      Sequence& sequence = *part.sequence;
-      if (!part.plan->prefill.empty()) {
-        sequence.current_slot = 0;
-        if (part.plan->prefill_ends_prompt) Commit(part, part.rows - 1, LogitsRow(next++));
-        continue;
-      }
-      const size_t first = next;
-      next += part.rows;
-      part.kept_rows = 0;
-      for (int row = 0; row < part.rows; ++row) {
-        if (!Commit(part, row, LogitsRow(first + row))) break;
-        part.kept_rows = row + 1;
-        const bool limit = static_cast<int>(part.result->ids.size()) >= part.plan->max_new_ids;
-        const bool agreed = row < part.drafted && part.result->ids.back() == sequence.drafts[row];
-        if (agreed) ++part.result->accepted;
-        if (part.stopped || limit || !agreed) break;
-      }
-      part.result->drafted = part.drafted;
-      if (part.kept_rows > 0) sequence.current_slot = part.kept_rows - 1;
     }
   }
 
-  // Chooses the token after `row` and commits it; false when the sequence failed.
-  bool Commit(Part& part, int row, float* logits) {
-    Sequence& sequence = *part.sequence;
-    const SamplingParams& params = sequence.sampler.params();
-    const int position = part.plan->position + row + 1;
-    LogprobRow raw;
-    std::vector<float>& kept = raw_logits_;
-    if (params.logprobs) kept.assign(logits, logits + spec().vocab_rows);
-    TokenId id = -1;
-    part.result->status = sampler_.Choose(sequence.sampler, position, logits, &id);
-    if (!part.result->status.ok()) return false;
-    if (params.logprobs) {
-      sampler_.Logprobs(kept.data(), id, params.top_logprobs, &raw);
-      part.result->logprobs.push_back(TokenLogprobs{.logprob = raw.logprob, .top = std::move(raw.top)});
+  // Post-norm hidden states of the rows that the MTP layer or a snapshot will need.
+  void KeepHidden() {
+    if (!options_.mtp) return;
+    wanted_.clear();
+    for (Part& part : parts_) {
+      const bool follows = part.plan->mtp != MtpCare::kDrop && part.sequence->can_draft;
+      if (!follows && part.plan->snapshot == kNoSnapshot) continue;
+      part.first_hidden = static_cast<int>(wanted_.size());
+      for (int row = 0; row < part.rows; ++row) wanted_.push_back(part.first_row + row);
     }
-    sequence.sampler.Commit(id);
-    sequence.anchor = id;
-    part.result->ids.push_back(id);
-    part.stopped = sequence.sampler.IsStop(id);
-    return true;
+    if (!wanted_.empty()) {
+      blocks_->Head(Blocks::HeadOf::kTrunk, wanted_, blocks_->residual(), hidden_.data(), nullptr);
+    }
+  }
+  const float* HiddenOf(const Part& part, int row) const {
+    return hidden_.data() + static_cast<size_t>(part.first_hidden + row) * spec().hidden;
   }
 
   void PromptLogprobs(Part& part) {
-    const int count = part.plan->prefill_ends_prompt ? part.rows - 1 : part.rows;
-    LogprobRow raw;
-    for (int begin = 0; begin < count; begin += kPromptLogitRows) {
-      const int end = std::min(count, begin + std::min(kPromptLogitRows, blocks_->limits().max_head_rows));
+    const int last = static_cast<int>(part.plan->ids.size()) - 1 - part.plan->position;
+    const int count = std::min(part.rows, last), portion = blocks_->limits().max_head_rows;
+    for (int begin = 0; begin < count; begin += portion) {
+      const int end = std::min(count, begin + portion);
       wanted_.resize(end - begin);
       std::iota(wanted_.begin(), wanted_.end(), part.first_row + begin);
       blocks_->Head(Blocks::HeadOf::kTrunk, wanted_, blocks_->residual(), head_hidden_.data(), logits_.data());
       for (int row = begin; row < end; ++row) {
-        const TokenId following = row + 1 < part.rows ? part.plan->prefill[row + 1] : part.plan->next_prompt_id;
-        sampler_.Logprobs(LogitsRow(row - begin), following, part.sequence->sampler.params().top_logprobs, &raw);
-        part.result->prompt_logprobs.push_back(TokenLogprobs{.logprob = raw.logprob, .top = std::move(raw.top)});
+        sampler_.Logprobs(LogitsRow(row - begin), part.plan->ids[part.plan->position + row + 1],
+                          part.sequence->sampler.params().top_logprobs, &part.result->prompt_logprobs.emplace_back());
       }
     }
   }
 
-  // MTP over every slot whose following token is known now, then drafts from the last slot of each decoding sequence.
-  void Draft() {
-    mtp_tokens_.clear();
-    mtp_positions_.clear();
-    groups_.clear();
-    const int hidden = spec().hidden;
-    for (Part& part : parts_) {
-      part.mtp_rows = 0;
-      part.sequence->drafts.clear();
-      if (!part.result->status.ok() || part.stopped || part.kept_rows == 0) continue;
-      part.mtp_first_row = static_cast<int>(mtp_tokens_.size());
-      part.mtp_rows = part.kept_rows;
-      for (int row = 0; row < part.kept_rows; ++row) {
-        mtp_tokens_.push_back(Following(part, row));
-        mtp_positions_.push_back(part.plan->position + row);
-      }
-      std::memcpy(mtp_hidden_.data() + static_cast<size_t>(part.mtp_first_row) * hidden,
-                  hidden_.data() + static_cast<size_t>(part.first_row) * hidden,
-                  sizeof(float) * hidden * part.kept_rows);
-      groups_.push_back(RowGroup{.first_row = part.mtp_first_row,
-                                 .rows = part.mtp_rows,
-                                 .position = part.plan->position,
-                                 .pages = part.plan->pages});
-    }
-    if (mtp_tokens_.empty()) return;
-    RunMtp(*blocks_, {mtp_tokens_, mtp_positions_, groups_}, mtp_hidden_.data(), blocks_->residual());
+  // ---- sampling and acceptance ----
 
-    // drafting_: parts that want one more draft; their MTP row stands in wanted_.
+  // Logits of all rows that are sampled, in as few passes over the head's weights as its buffer allows.
+  void SampleAndAccept() {
+    wanted_.clear();
+    for (Part& part : parts_) {
+      if (part.decodes()) {
+        part.kept_rows = 0;
+        for (int row = 0; row < part.rows; ++row) wanted_.push_back(part.first_row + row);
+      } else if (part.ends_prompt() && part.result->status.ok()) {
+        wanted_.push_back(part.first_row + part.rows - 1);
+      }
+    }
+    const absl::Span<const int> wanted(wanted_);
+    const size_t portion = static_cast<size_t>(blocks_->limits().max_head_rows);
+    auto part = parts_.begin();
+    for (size_t begin = 0; begin < wanted.size(); begin += portion) {
+      const auto rows = wanted.subspan(begin, portion);
+      blocks_->Head(Blocks::HeadOf::kTrunk, rows, blocks_->residual(), head_hidden_.data(), logits_.data());
+      for (size_t i = 0; i < rows.size(); ++i) {
+        while (rows[i] >= part->first_row + part->rows) ++part;
+        TakeRow(*part, rows[i] - part->first_row, LogitsRow(i));
+      }
+    }
+    for (Part& ended : parts_) {
+      if (ended.decodes()) ended.result->drafted = ended.drafted;
+    }
+  }
+
+  // Row by row: the choice after it, as long as the row's own input was chosen.
+  void TakeRow(Part& part, int row, float* logits) {
+    SequenceResult& result = *part.result;
+    if (!part.decodes()) {
+      Commit(part, row, logits);
+      return;
+    }
+    if (part.kept_rows != row || part.stopped || !result.status.ok()) return;
+    if (row > 0) {
+      if (result.ids.back() != part.sequence->drafts[row - 1]) return;
+      if (static_cast<int>(result.ids.size()) >= part.plan->max_new_ids) return;
+      ++result.accepted;
+    }
+    if (Commit(part, row, logits)) part.kept_rows = row + 1;
+  }
+
+  // Chooses the id after `row` and commits it; false when the sequence failed.
+  bool Commit(Part& part, int row, float* logits) {
+    SequenceSampler& sampler = part.sequence->sampler;
+    const SamplingParams& params = sampler.params();
+    if (params.logprobs) std::copy_n(logits, spec().vocab_rows, raw_logits_.begin());
+    TokenId id = -1;
+    part.result->status = sampler_.Choose(sampler, part.plan->position + row + 1, logits, &id);
+    if (!part.result->status.ok()) return false;
+    if (params.logprobs) {
+      sampler_.Logprobs(raw_logits_.data(), id, params.top_logprobs, &part.result->logprobs.emplace_back());
+    }
+    sampler.Commit(id);
+    part.result->ids.push_back(id);
+    part.stopped = sampler.IsStop(id);
+    return true;
+  }
+
+  // The state after the last kept row becomes the sequence's, snapshots are copied, the other slots go back.
+  void SelectStates() {
+    for (Part& part : parts_) {
+      Sequence& sequence = *part.sequence;
+      const SequencePlan& plan = *part.plan;
+      const auto state_after = [&](int row) { return states_[part.first_state + row - (part.rows - part.states)]; };
+      if (plan.snapshot != kNoSnapshot && part.result->status.ok()) {
+        const int row = plan.snapshot_at - 1 - plan.position;
+        const bool has_state = !recurrent_ || (row >= part.rows - part.states && row < part.rows);
+        if (row >= 0 && row < part.kept_rows && has_state) {
+          if (recurrent_) blocks_->CopyState(state_after(row), SnapshotState(plan.snapshot));
+          if (options_.mtp) std::copy_n(HiddenOf(part, row), spec().hidden, SnapshotHidden(plan.snapshot));
+          part.result->snapshot_taken = true;
+        }
+      }
+      const StateSlot kept = !recurrent_ || part.kept_rows == 0 ? sequence.state : state_after(part.kept_rows - 1);
+      for (int i = 0; i < part.states; ++i) {
+        const StateSlot slot = states_[part.first_state + i];
+        if (slot != kept) free_slots_.push_back(slot);
+      }
+      sequence.state = kept;
+    }
+  }
+
+  // ---- the MTP layer ----
+
+  // Queues what the round made known, runs the layer over what may run now, and drafts where it has caught up.
+  void FollowWithMtp() {
+    for (Part& part : parts_) {
+      part.sequence->drafts.clear();
+      if (part.sequence->can_draft && part.result->status.ok() && !part.stopped) Queue(part);
+    }
+    MtpPass();
     drafting_.clear();
     wanted_.clear();
     for (Part& part : parts_) {
-      if (part.mtp_rows == 0 || part.plan->draft_depth == 0 || part.result->ids.empty()) continue;
+      const bool caught_up = part.mtp_row >= 0 && part.sequence->waiting.size() == 0;
+      if (!caught_up || part.plan->draft_depth == 0 || part.result->ids.empty()) continue;
       drafting_.push_back(&part);
-      wanted_.push_back(part.mtp_first_row + part.mtp_rows - 1);
+      wanted_.push_back(part.mtp_row);
     }
+    Draft();
+  }
+
+  void Queue(Part& part) {
+    Sequence& sequence = *part.sequence;
+    const auto drop = [&] {
+      sequence.can_draft = false;
+      hidden_pool_.Clear(&sequence.waiting);
+    };
+    if (part.plan->mtp == MtpCare::kDrop) return drop();
+    for (int row = 0; row < part.kept_rows; ++row) {
+      if (hidden_pool_.Push(&sequence.waiting, HiddenOf(part, row))) continue;
+      if (part.plan->mtp == MtpCare::kHold) return drop();
+      while (sequence.waiting.size() > 0) CatchUp(part);
+      GANTRY_CHECK(hidden_pool_.Push(&sequence.waiting, HiddenOf(part, row)), "an empty queue has room");
+    }
+  }
+
+  // One sequence alone, as much as fits.
+  void CatchUp(Part& part) {
+    BeginMtp();
+    AddMtp(part, std::min(part.sequence->waiting.size(), blocks_->limits().max_rows));
+    RunMtpRows();
+  }
+
+  // All sequences together, each as much as its plan allows.
+  void MtpPass() {
+    BeginMtp();
+    for (Part& part : parts_) {
+      part.mtp_row = -1;
+      const int room = blocks_->limits().max_rows - static_cast<int>(mtp_tokens_.size());
+      const int rows = std::min({part.sequence->waiting.size(), part.plan->mtp_rows, room});
+      if (rows <= 0 || !part.sequence->can_draft || !part.result->status.ok() || part.stopped) continue;
+      AddMtp(part, rows);
+      part.mtp_row = static_cast<int>(mtp_tokens_.size()) - 1;
+    }
+    RunMtpRows();
+  }
+
+  void BeginMtp() {
+    mtp_tokens_.clear();
+    mtp_positions_.clear();
+    mtp_groups_.clear();
+  }
+  // The next rows of the MTP layer for one sequence: the id at a position with the hidden state before it.
+  void AddMtp(Part& part, int rows) {
+    Sequence& sequence = *part.sequence;
+    mtp_groups_.push_back(RowGroup{.first_row = static_cast<int>(mtp_tokens_.size()),
+                                   .rows = rows,
+                                   .position = sequence.mtp_position,
+                                   .pages = part.plan->pages,
+                                   .first_key = kMtpFirstKey});
+    for (int i = 0; i < rows; ++i) {
+      std::copy_n(hidden_pool_.Row(sequence.waiting, i), spec().hidden,
+                  mtp_hidden_.data() + mtp_tokens_.size() * spec().hidden);
+      mtp_tokens_.push_back(part.IdAt(sequence.mtp_position));
+      mtp_positions_.push_back(sequence.mtp_position++);
+    }
+    hidden_pool_.Pop(&sequence.waiting, rows);
+  }
+  void RunMtpRows() {
+    if (mtp_tokens_.empty()) return;
+    result_.mtp_rows += static_cast<int>(mtp_tokens_.size());
+    RunMtp(*blocks_, {mtp_tokens_, mtp_positions_, mtp_groups_}, mtp_hidden_.data(), blocks_->residual());
+  }
+
+  // drafting_: parts that want one more draft; wanted_: their rows.
+  void Draft() {
+    const int hidden = spec().hidden;
     for (int depth = 1; !drafting_.empty(); ++depth) {
-      blocks_->Head(Blocks::HeadOf::kMtp, wanted_, blocks_->residual(), draft_hidden_.data(), logits_.data());
       ChooseDrafts();
       // Deeper drafts read the MTP layer's own output in place of the trunk's.
-      mtp_tokens_.clear();
-      mtp_positions_.clear();
-      groups_.clear();
+      BeginMtp();
       size_t kept = 0;
       for (size_t i = 0; i < drafting_.size(); ++i) {
         Part& part = *drafting_[i];
         if (static_cast<int>(part.sequence->drafts.size()) < depth) continue;  // its logits were not finite: no draft
         if (depth >= std::min(part.plan->draft_depth, options_.draft_depth_max)) continue;
         std::memmove(draft_hidden_.data() + kept * hidden, draft_hidden_.data() + i * hidden, sizeof(float) * hidden);
-        const int position = part.plan->position + part.kept_rows - 1 + depth;
+        const int position = part.sequence->mtp_position - 1 + depth;
         mtp_tokens_.push_back(part.sequence->drafts.back());
         mtp_positions_.push_back(position);
-        groups_.push_back(
-            RowGroup{.first_row = static_cast<int>(kept), .rows = 1, .position = position, .pages = part.plan->pages});
+        mtp_groups_.push_back(RowGroup{.first_row = static_cast<int>(kept),
+                                       .rows = 1,
+                                       .position = position,
+                                       .pages = part.plan->pages,
+                                       .first_key = kMtpFirstKey});
         drafting_[kept++] = &part;
       }
       drafting_.resize(kept);
       if (kept == 0) break;
-      RunMtp(*blocks_, {mtp_tokens_, mtp_positions_, groups_}, draft_hidden_.data(), blocks_->residual());
+      RunMtp(*blocks_, {mtp_tokens_, mtp_positions_, mtp_groups_}, draft_hidden_.data(), blocks_->residual());
       wanted_.resize(kept);
       std::iota(wanted_.begin(), wanted_.end(), 0);
     }
@@ -304,29 +499,80 @@ class ComposedBackend final : public Backend {
   }
 
   void ChooseDrafts() {
-    for (size_t i = 0; i < drafting_.size(); ++i) {
-      Part& part = *drafting_[i];
-      Sequence& sequence = *part.sequence;
-      const int position = part.plan->position + part.kept_rows + 1 + static_cast<int>(sequence.drafts.size());
-      TokenId id = -1;
-      if (!sampler_.Choose(sequence.sampler, position, LogitsRow(i), &id).ok()) continue;
-      sequence.drafts.push_back(id);
-      sequence.sampler.Commit(id);
+    const absl::Span<const int> wanted(wanted_);
+    const size_t portion = static_cast<size_t>(blocks_->limits().max_head_rows);
+    for (size_t begin = 0; begin < wanted.size(); begin += portion) {
+      const auto rows = wanted.subspan(begin, portion);
+      blocks_->Head(Blocks::HeadOf::kMtp, rows, blocks_->residual(), draft_hidden_.data() + begin * spec().hidden,
+                    logits_.data());
+      for (size_t i = 0; i < rows.size(); ++i) {
+        Part& part = *drafting_[begin + i];
+        Sequence& sequence = *part.sequence;
+        const int depth = static_cast<int>(sequence.drafts.size()) + 1;
+        const int position = sequence.mtp_position - 1 + depth;
+        TokenId id = -1;
+        if (!sampler_.Choose(sequence.sampler, position, LogitsRow(i), &id).ok()) continue;
+        if (sequence.replay != nullptr) id = options_.replay->Draft(*sequence.replay, position, depth);
+        if (id < 0) continue;
+        sequence.drafts.push_back(id);
+        sequence.sampler.Commit(id);
+      }
     }
   }
 
-  // The token that follows a kept row: the next prompt token, or the committed one.
-  static TokenId Following(const Part& part, int row) {
-    const SequencePlan& plan = *part.plan;
-    if (plan.prefill.empty()) return part.result->ids[row];
-    if (row + 1 < part.rows) return plan.prefill[row + 1];
-    return plan.prefill_ends_prompt ? part.result->ids[0] : plan.next_prompt_id;
+  // A model without an MTP layer: recorded drafts cost nothing.
+  void DraftFromReplayAlone() {
+    for (Part& part : parts_) {
+      Sequence& sequence = *part.sequence;
+      sequence.drafts.clear();
+      if (sequence.replay == nullptr || part.stopped || part.result->ids.empty()) continue;
+      const int next = static_cast<int>(part.plan->ids.size() + part.result->ids.size());
+      for (int depth = 1; depth <= part.plan->draft_depth; ++depth) {
+        const TokenId id = options_.replay->Draft(*sequence.replay, next + depth - 1, depth);
+        if (id < 0) break;
+        sequence.drafts.push_back(id);
+      }
+    }
+  }
+
+  // ---- results ----
+
+  void Report(Part& part) {
+    SequenceResult& result = *part.result;
+    const Sequence& sequence = *part.sequence;
+    result.can_draft = sequence.can_draft || sequence.replay != nullptr;
+    result.mtp_position = sequence.can_draft ? sequence.mtp_position : 0;
+    result.drafts = sequence.drafts;
+    if (absl::IsInternal(result.status)) Explain(part);
+  }
+
+  // Runs a failed sequence's rows once more, looking after every block. Its state may have been overwritten by the
+  // round, but only in layers after the one where the trouble began.
+  void Explain(Part& part) {
+    wanted_.clear();
+    RowGroup group = groups_[&part - parts_.data()];
+    group.first_row = 0;
+    group.state_in = part.sequence->state;
+    group.state_out = {};
+    const StepBatch batch{.tokens = absl::MakeConstSpan(tokens_).subspan(part.first_row, part.rows),
+                          .positions = absl::MakeConstSpan(positions_).subspan(part.first_row, part.rows),
+                          .groups = absl::MakeConstSpan(&group, 1)};
+    const NonFinite found = FindNonFinite(*blocks_, batch, blocks_->residual());
+    const int position = part.plan->position + std::max(found.row, 0);
+    part.result->status =
+        absl::InternalError(absl::StrCat("activations are not finite: ", found.row < 0 ? "the head" : found.block,
+                                         ", at position ", position, "; the other sequences are not affected"));
   }
 
   std::unique_ptr<Blocks> blocks_;
-  ComposedOptions options_;
+  const ComposedOptions options_;
+  const bool recurrent_;
   Sampler sampler_;
   std::vector<Sequence> sequences_;
+  std::vector<SequenceResult> results_;
+  std::vector<StateSlot> free_slots_;
+  HiddenPool hidden_pool_;
+  std::vector<float> snapshot_hidden_;  // [snapshots, H]
   Ticket ticket_ = 0;
   RoundResult result_;
 
@@ -335,30 +581,25 @@ class ComposedBackend final : public Backend {
   std::vector<Part*> drafting_;
   std::vector<TokenId> tokens_, mtp_tokens_;
   std::vector<int32_t> positions_, mtp_positions_;
-  std::vector<RowGroup> groups_;
+  std::vector<RowGroup> groups_, mtp_groups_;
+  std::vector<StateSlot> states_;
   std::vector<int> wanted_;
   std::vector<float> hidden_, mtp_hidden_, draft_hidden_, head_hidden_, logits_, raw_logits_;
 };
 
 }  // namespace
 
-int StateSlotsPerSequence(const ComposedOptions& options) {
-  return 1 + options.draft_depth_max;
-}
-
 BlocksLimits LimitsFor(const ComposedOptions& options, int kv_pages, int threads) {
-  return BlocksLimits{
-      .max_rows = options.max_rows,
-      .max_head_rows = std::max(kPromptLogitRows, options.max_sequences * (1 + options.draft_depth_max)),
-      .kv_pages = kv_pages,
-      .state_slots = options.max_sequences * StateSlotsPerSequence(options),
-      .threads = threads};
+  return BlocksLimits{.max_rows = options.max_rows,
+                      .max_head_rows = std::min(kHeadRows, options.max_rows),
+                      .kv_pages = kv_pages,
+                      .state_slots = options.max_sequences + options.draft_slots + options.snapshots,
+                      .threads = threads};
 }
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeComposedBackend(std::unique_ptr<Blocks> blocks,
-                                                             const ComposedOptions& options) {
+absl::StatusOr<std::unique_ptr<Backend>> MakeComposedBackend(std::unique_ptr<Blocks> blocks, ComposedOptions options) {
   const ModelSpec& spec = blocks->spec();
-  if (options.draft_depth_max > 0 && !spec.mtp) {
+  if (options.mtp && !spec.mtp) {
     return absl::InvalidArgumentError("speculation by MTP was asked for, but the model has no MTP layer");
   }
   const int vocab_used = options.vocab_used == 0 ? spec.vocab_rows : options.vocab_used;
@@ -366,7 +607,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeComposedBackend(std::unique_ptr<Blo
     return absl::InvalidArgumentError(
         absl::StrCat("the tokenizer has ", vocab_used, " ids, the model only ", spec.vocab_rows, " vocabulary rows"));
   }
-  return std::make_unique<ComposedBackend>(std::move(blocks), options, vocab_used);
+  return std::make_unique<ComposedBackend>(std::move(blocks), std::move(options), vocab_used);
 }
 
 }  // namespace gantry::engine
