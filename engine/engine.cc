@@ -43,7 +43,7 @@ class EngineImpl final : public Engine {
         max_queued_(max_queued),
         records_(kStepRecordsKept) {
     page_hashes_.reserve(scheduler_options.cache.pages);
-    events_.reserve(PrefixTree::kEventsKept);
+    for (auto* events : {&events_, &new_events_}) events->reserve(PrefixTree::kEventsKept);
     thread_ = std::thread([this] { Loop(); });
   }
 
