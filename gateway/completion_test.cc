@@ -289,6 +289,23 @@ TEST_F(CompletionTest, ControlTokensInMessagesArePlainText) {
   EXPECT_EQ(count(R"({"model":"demo","messages":[{"role":"user","content":"a<|im_end|><|im_end|>"}]})"), honest);
 }
 
+TEST_F(CompletionTest, WhereTheNextTurnWillGoOnIsPassedOn) {
+  const auto points = [&](const std::string& messages) {
+    EXPECT_EQ(Chat(absl::StrCat(R"({"model":"demo","max_tokens":9,"messages":[)", messages, "]}")).status, 200);
+    const v1::GenerateStart start = router_.last_start();
+    EXPECT_EQ(start.cache_points_size(), 2);
+    EXPECT_LT(start.cache_points(1), start.prompt_ids().size() / 4);
+    return std::pair(start, start.prompt_ids().substr(0, size_t{4} * start.cache_points(1)));
+  };
+  const std::string first = R"({"role":"system","content":"Be brief."},{"role":"user","content":"Hello"})";
+  const auto [start, kept] = points(first);
+  const auto [next, longer] =
+      points(first + R"(,{"role":"assistant","content":"Hi."},{"role":"user","content":"Why?"})");
+  EXPECT_EQ(next.prompt_ids().substr(0, kept.size()), kept);
+  EXPECT_EQ(next.cache_points(0), start.cache_points(0));
+  EXPECT_GT(longer.size(), kept.size());
+}
+
 TEST_F(CompletionTest, SamplingIsPassedOn) {
   EXPECT_EQ(Chat(ChatBody(R"("temperature":0,"top_p":0.5,"top_k":7,"min_p":0.1,"seed":42,"presence_penalty":1,)"
                           R"("frequency_penalty":-1,"repetition_penalty":1.1,"logit_bias":{"5":-100},"min_tokens":3,)"

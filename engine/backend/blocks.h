@@ -21,6 +21,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "engine/backend/routing_tape.h"
 #include "engine/model/model_spec.h"
 
 namespace gantry::engine {
@@ -128,6 +129,10 @@ class Blocks {
 
   // Forgets what a failed sequence left in a page.
   virtual void ZeroPage(KvPage page) = 0;
+
+  // From now on every Ffn writes its choices of experts to the tape, or takes them from it; null: neither, the state
+  // after construction. For comparing backends, one sequence at a time. The tape belongs to the caller.
+  virtual void SetRouting(RoutingTape* tape) = 0;
 };
 
 }  // namespace gantry::engine

@@ -17,6 +17,7 @@ struct CommonOptions {
 
 struct LogitsOptions {
   std::string ids, out;
+  std::string route_from, route_out;  // choices of experts to force, and to write; empty: neither
 };
 
 struct GenerateOptions {

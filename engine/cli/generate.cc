@@ -2,14 +2,10 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "engine/backend/cpu/cpu_blocks.h"
-#include "engine/backend/forward.h"
-#include "engine/backend/reference/reference_blocks.h"
-#include "engine/base/mapped_file.h"
 #include "engine/base/status_macros.h"
 #include "engine/cli/collector.h"
 #include "engine/cli/commands.h"
-#include "engine/model/model.h"
+#include "engine/cli/json_input.h"
 #include "engine/model/model_text.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/detokenizer.h"
@@ -19,36 +15,6 @@ namespace gantry::engine::cli {
 namespace {
 
 using nlohmann::ordered_json;
-
-constexpr size_t kInputBytesMax = 64 << 20;
-constexpr int kJsonDepthMax = 64;
-constexpr int kLogitsChunkRows = 64;
-
-absl::StatusOr<ordered_json> ReadJson(const std::string& path) {
-  GANTRY_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path, kInputBytesMax));
-  bool too_deep = false;
-  const auto watch = [&](int depth, ordered_json::parse_event_t, ordered_json&) {
-    too_deep = too_deep || depth > kJsonDepthMax;
-    return !too_deep;
-  };
-  ordered_json root = ordered_json::parse(text, watch, /*allow_exceptions=*/false);
-  if (root.is_discarded() || too_deep) return absl::InvalidArgumentError(absl::StrCat(path, ": not valid JSON"));
-  return root;
-}
-
-absl::StatusOr<std::vector<TokenId>> ReadIds(const std::string& path) {
-  GANTRY_ASSIGN_OR_RETURN(const ordered_json root, ReadJson(path));
-  std::vector<TokenId> ids;
-  if (!root.is_array()) return absl::InvalidArgumentError(absl::StrCat(path, ": expected a JSON array of token ids"));
-  for (size_t i = 0; i < root.size(); ++i) {
-    if (!root[i].is_number_integer() || root[i].get<int64_t>() < 0 || root[i].get<int64_t>() > INT32_MAX) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": [", i, "]: expected a token id, found ", root[i].dump().substr(0, 40)));
-    }
-    ids.push_back(root[i].get<TokenId>());
-  }
-  return ids;
-}
 
 absl::StatusOr<std::vector<TokenId>> ChatIds(const std::string& model, const std::string& source,
                                              const std::string& path, const text::Tokenizer& tokenizer) {
@@ -71,44 +37,6 @@ absl::StatusOr<std::vector<TokenId>> ChatIds(const std::string& model, const std
 }
 
 }  // namespace
-
-absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options) {
-  GANTRY_ASSIGN_OR_RETURN(const std::vector<TokenId> ids, ReadIds(options.ids));
-  GANTRY_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, LoadModel(common.model));
-  if (ids.empty()) return absl::InvalidArgumentError(absl::StrCat(options.ids, ": the array is empty"));
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= model->spec.vocab_rows) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(options.ids, ": [", i, "]: token id ", ids[i], ", the model has ", model->spec.vocab_rows));
-    }
-  }
-  const int pages = static_cast<int>(ids.size() + kKvPageTokens - 1) / kKvPageTokens;
-  const BlocksLimits limits{.max_rows = kLogitsChunkRows,
-                            .max_head_rows = kLogitsChunkRows,
-                            .kv_pages = pages,
-                            .state_slots = 1,
-                            .threads = common.threads};
-  if (common.backend != "cpu" && common.backend != "reference") {
-    return absl::InvalidArgumentError(absl::StrCat("--backend is `", common.backend, "`, expected reference or cpu"));
-  }
-  GANTRY_ASSIGN_OR_RETURN(const auto blocks,
-                          common.backend == "cpu" ? MakeCpuBlocks(model, limits) : MakeReferenceBlocks(model, limits));
-  std::FILE* file = std::fopen(options.out.c_str(), "wb");
-  if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat(options.out, ": cannot be written"));
-  SequenceRunner runner(*blocks);
-  std::vector<float> logits(static_cast<size_t>(kLogitsChunkRows) * model->spec.vocab_rows);
-  bool written = true;
-  for (size_t begin = 0; begin < ids.size() && written; begin += kLogitsChunkRows) {
-    const size_t rows = std::min<size_t>(kLogitsChunkRows, ids.size() - begin);
-    runner.Append(absl::MakeConstSpan(ids).subspan(begin, rows), 0, nullptr, logits.data());
-    const size_t count = rows * model->spec.vocab_rows;
-    written = std::fwrite(logits.data(), sizeof(float), count, file) == count;
-  }
-  written = std::fclose(file) == 0 && written;
-  if (!written) return absl::UnavailableError(absl::StrCat(options.out, ": writing failed"));
-  std::printf("%s: float32 [%zu, %d]\n", options.out.c_str(), ids.size(), model->spec.vocab_rows);
-  return absl::OkStatus();
-}
 
 absl::Status RunGenerate(const CommonOptions& common, const GenerateOptions& options) {
   std::unique_ptr<text::Tokenizer> tokenizer;

@@ -35,6 +35,10 @@ int main(int argc, char** argv) {
   add_common(logits_command);
   logits_command->add_option("--ids", logits.ids, "File with a JSON array of token ids")->required();
   logits_command->add_option("--out", logits.out, "File to write")->required();
+  logits_command->add_option("--route-out", logits.route_out,
+                             "Also write which experts every layer chose at every position (JSON)");
+  logits_command->add_option("--route-from", logits.route_from,
+                             "Force the choices of a file written with --route-out, to compare backends strictly");
 
   GenerateOptions generate;
   CLI::App* generate_command =

@@ -54,6 +54,7 @@ v1::GenerateStart MakeGenerateStart(const CompletionRequest& request, const Mode
   start.set_attempt(1);
   start.set_model(model.card.name());
   start.set_prompt_ids(Pack(prompt.ids));
+  for (const uint32_t point : prompt.cache_points) start.add_cache_points(point);
   for (int i = 0; i < request.n; ++i) {
     v1::SequenceStart* sequence = start.add_sequences();
     sequence->set_index(static_cast<uint32_t>(i));

@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/text/cache_points.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 
@@ -109,7 +110,10 @@ std::variant<Prompts, ApiError> BuildChat(const CompletionRequest& request, cons
   if (out.reasoning && !segments->empty() && segments->back().trusted) {
     out.starts_in_reasoning = absl::EndsWith(absl::StripTrailingAsciiWhitespace(segments->back().text), kThink);
   }
-  out.prompts.push_back({Unsigned(*ids), 0});
+  Prompt prompt{Unsigned(*ids), 0, {}};
+  prompt.cache_points =
+      Unsigned(engine::text::CachePoints(*model.chat_template, input, *model.tokenizer, *segments, *ids));
+  out.prompts.push_back(std::move(prompt));
   return out;
 }
 
@@ -117,7 +121,7 @@ std::variant<Prompts, ApiError> BuildPlain(const CompletionRequest& request, con
   Prompts out;
   for (const auto& prompt : request.prompts) {
     if (const auto* ids = std::get_if<std::vector<uint32_t>>(&prompt)) {
-      out.prompts.push_back({*ids, 0});
+      out.prompts.push_back({*ids, 0, {}});
       continue;
     }
     const std::string& text = std::get<std::string>(prompt);
@@ -128,7 +132,7 @@ std::variant<Prompts, ApiError> BuildPlain(const CompletionRequest& request, con
     const std::vector<TokenId>& prefix = model.tokenizer->prefix();
     ids->insert(ids->begin(), prefix.begin(), prefix.end());
     if (ids->empty()) return InvalidRequest("The prompt has no tokens.", "prompt", "invalid_value");
-    out.prompts.push_back({Unsigned(*ids), 0});
+    out.prompts.push_back({Unsigned(*ids), 0, {}});
   }
   return out;
 }

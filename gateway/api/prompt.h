@@ -14,6 +14,8 @@ namespace gantry::gateway {
 struct Prompt {
   std::vector<uint32_t> ids;
   uint32_t max_tokens = 0;  // per choice; prompt and output together fit the context
+  // Numbers of leading ids that later prompts will begin with too (engine/text/cache_points.h).
+  std::vector<uint32_t> cache_points;
 };
 
 struct Prompts {

@@ -74,6 +74,12 @@ absl::StatusOr<std::vector<engine::Request>> ReadStart(const v1::GenerateStart& 
     return Wrong("priority", "-100 to 100", absl::StrCat(start.priority()));
   if (start.cache_points_size() > 4) return Wrong("cache_points", "at most 4", absl::StrCat(start.cache_points_size()));
   GANTRY_ASSIGN_OR_RETURN(const std::vector<engine::TokenId> prompt, UnpackIds("prompt_ids", start.prompt_ids()));
+  for (int i = 0; i < start.cache_points_size(); ++i) {
+    const uint32_t point = start.cache_points(i), least = i == 0 ? 1 : start.cache_points(i - 1) + 1;
+    if (point >= least && point <= prompt.size()) continue;
+    return Wrong(absl::StrCat("cache_points[", i, "]"),
+                 absl::StrCat("ascending numbers of tokens up to the prompt's ", prompt.size()), absl::StrCat(point));
+  }
   const absl::Time deadline = absl::Now() + absl::Milliseconds(start.deadline_ms());
 
   std::vector<engine::Request> requests;

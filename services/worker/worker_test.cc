@@ -294,6 +294,13 @@ TEST_F(WorkerTest, WrongStartsAreRefusedNamingTheField) {
       {[](auto& s) { s.mutable_sequences(0)->set_index(3); }, grpc::StatusCode::INVALID_ARGUMENT,
        "start.sequences[0].index: expected 0, found 3"},
       {[](auto& s) { s.mutable_sequences(0)->set_until_index(0); }, grpc::StatusCode::INVALID_ARGUMENT, "until_index"},
+      {[](auto& s) { s.add_cache_points(0); }, grpc::StatusCode::INVALID_ARGUMENT, "start.cache_points[0]: expected"},
+      {[](auto& s) { s.add_cache_points(1000); }, grpc::StatusCode::INVALID_ARGUMENT, "found 1000"},
+      {[](auto& s) {
+         s.add_cache_points(1);
+         s.add_cache_points(1);
+       },
+       grpc::StatusCode::INVALID_ARGUMENT, "start.cache_points[1]: expected"},
       {[](auto& s) { s.set_deadline_ms(0); }, grpc::StatusCode::INVALID_ARGUMENT, "start.deadline_ms"},
       {[](auto& s) { s.mutable_sampling()->set_top_p(0); }, grpc::StatusCode::INVALID_ARGUMENT, "top_p is 0"},
       {[](auto& s) { s.mutable_sampling()->set_temperature(9); }, grpc::StatusCode::INVALID_ARGUMENT,

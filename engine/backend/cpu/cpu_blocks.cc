@@ -76,7 +76,7 @@ class CpuBlocks final : public Blocks {
   void Ffn(int index, const StepBatch& batch, Residual io) override {
     Layer& layer = layers_[index];
     step_.Normalise(batch.rows(), layer.source->ffn_norm, io);
-    layer.ffn->Run(batch.rows(), io);
+    layer.ffn->Run(batch, tape_, index, io);
   }
 
   void Head(HeadOf which, absl::Span<const int> rows_wanted, Residual in, float* hidden, float* logits) override {
@@ -136,6 +136,7 @@ class CpuBlocks final : public Blocks {
       if (layer.attention != nullptr) layer.attention->ZeroPage(page);
     }
   }
+  void SetRouting(RoutingTape* tape) override { tape_ = tape; }
 
  private:
   struct Layer {
@@ -205,6 +206,7 @@ class CpuBlocks final : public Blocks {
   CacheCosts costs_;
   std::vector<Layer> layers_;
   Weight head_, fc_;
+  RoutingTape* tape_ = nullptr;
 
   std::vector<float> x_, delta_;  // [max_rows, H]
   Rows concat_;                   // [max_rows, 2 H]: input of the MTP layer's projection

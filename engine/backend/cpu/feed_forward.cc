@@ -75,8 +75,9 @@ void FeedForward::Bind() {
   for (int e = 0; e < experts_; ++e) Require(&buffers_.gate, {&weights_of(e).down});
 }
 
-void FeedForward::Run(int rows, Residual io) {
-  Choose(rows);
+void FeedForward::Run(const StepBatch& batch, RoutingTape* tape, int layer, Residual io) {
+  const int rows = batch.rows();
+  Choose(batch, tape, layer);
   Group(rows);
   ExpertBuffers& b = buffers_;
   // Gate, up and activation of a stretch of columns together: the activation finds them in the cache. Where down takes
@@ -128,7 +129,8 @@ void FeedForward::Run(int rows, Residual io) {
 }
 
 // Who computes what for each row; the shared expert is one more that all rows chose.
-void FeedForward::Choose(int rows) {
+void FeedForward::Choose(const StepBatch& batch, RoutingTape* tape, int layer) {
+  const int rows = batch.rows();
   ExpertBuffers& b = buffers_;
   if (!mixture_) {
     std::fill_n(b.expert.begin(), rows, 0);
@@ -137,8 +139,13 @@ void FeedForward::Choose(int rows) {
   }
   step_.MatMul({{router_, step_.normed, b.router.pointers()}}, rows);
   step_.pool.ParallelFor(rows, [&](int64_t row, int thread) {
-    Route(b.router.row(row), b.order.data() + static_cast<int64_t>(thread) * b.experts_, &b.expert[row * choices_],
-          &b.weight[row * choices_]);
+    int* chosen = &b.expert[row * choices_];
+    absl::Span<int> taped;
+    if (tape != nullptr) taped = tape->At(layer, batch.positions[row]);
+    const bool forced = tape != nullptr && tape->mode == RoutingTape::Mode::kReplay;
+    Route(b.router.row(row), forced ? taped : absl::Span<const int>(),
+          b.order.data() + static_cast<int64_t>(thread) * b.experts_, chosen, &b.weight[row * choices_]);
+    if (tape != nullptr && !forced) std::copy_n(chosen, taped.size(), taped.begin());
   });
   if (!has_shared_) return;
   if (!shared_gate_.empty()) step_.MatMul({{shared_gate_, step_.normed, b.router.pointers()}}, rows);
@@ -150,17 +157,24 @@ void FeedForward::Choose(int rows) {
 }
 
 // Top-k of the router's logits; ties go to the lower index. Softmax over all experts, renormalised over the chosen, is
-// the softmax over the chosen; without that, all experts stand in the divisor.
-void FeedForward::Route(const float* logits, int* order, int* expert, float* weight) const {
+// the softmax over the chosen; without that, all experts stand in the divisor. `forced`, unless empty, names the
+// chosen.
+void FeedForward::Route(const float* logits, absl::Span<const int> forced, int* order, int* expert,
+                        float* weight) const {
   const auto& moe = std::get<MixtureOfExpertsSpec>(spec_);
   const int k = moe.experts_per_token;
   for (int e = 0; e < moe.experts; ++e) order[e] = e;
-  std::partial_sort(order, order + k, order + moe.experts,
-                    [logits](int a, int b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+  if (forced.empty()) {
+    std::partial_sort(order, order + k, order + moe.experts,
+                      [logits](int a, int b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+  } else {
+    for (int i = 0; i < k; ++i) std::iter_swap(order + i, std::find(order + i, order + moe.experts, forced[i]));
+  }
+  const float top = forced.empty() ? logits[order[0]] : *std::max_element(logits, logits + moe.experts);
   float sum = 0;
-  for (int i = 0; i < k; ++i) sum += weight[i] = std::exp(logits[order[i]] - logits[order[0]]);
+  for (int i = 0; i < k; ++i) sum += weight[i] = std::exp(logits[order[i]] - top);
   if (moe.gating == GatingRule::kSoftmax) {
-    for (int i = k; i < moe.experts; ++i) sum += std::exp(logits[order[i]] - logits[order[0]]);
+    for (int i = k; i < moe.experts; ++i) sum += std::exp(logits[order[i]] - top);
   }
   for (int i = 0; i < k; ++i) {
     expert[i] = order[i];

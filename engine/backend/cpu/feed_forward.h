@@ -35,15 +35,15 @@ class FeedForward {
   // What the largest layer needs; call for every layer, then Bind for every layer.
   void Fit(int max_rows);
   void Bind();
-  // Reads step.normed, writes io.delta.
-  void Run(int rows, Residual io);
+  // Reads step.normed, writes io.delta. `tape`: see Blocks::SetRouting; this is layer `layer` of it.
+  void Run(const StepBatch& batch, RoutingTape* tape, int layer, Residual io);
 
  private:
   struct SwiGlu {
     Weight gate, up, down;
   };
-  void Choose(int rows);
-  void Route(const float* logits, int* order, int* expert, float* weight) const;
+  void Choose(const StepBatch& batch, RoutingTape* tape, int layer);
+  void Route(const float* logits, absl::Span<const int> forced, int* order, int* expert, float* weight) const;
   void Group(int rows);
   const SwiGlu& weights_of(int expert) const {
     return has_shared_ && expert == experts_ - 1 ? shared_ : expert_weights_[expert];

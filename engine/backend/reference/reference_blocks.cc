@@ -138,8 +138,10 @@ class ReferenceBlocks final : public Blocks {
       if (const auto* dense = std::get_if<SwiGluWeights>(&weights.ffn)) {
         out = SwiGlu(*dense, n.data());
       } else {
-        out = Experts(std::get<MixtureOfExpertsSpec>(spec().layer(layer).ffn),
-                      std::get<MixtureOfExpertsWeights>(weights.ffn), n.data());
+        const auto& moe = std::get<MixtureOfExpertsSpec>(spec().layer(layer).ffn);
+        const auto& mixture = std::get<MixtureOfExpertsWeights>(weights.ffn);
+        const std::vector<float> router = MatVec(mixture.router, n.data());
+        out = Experts(moe, mixture, router, Choose(moe, router, layer, batch.positions[row]), n.data());
       }
       SetDelta(row, out, io);
     }
@@ -205,6 +207,7 @@ class ReferenceBlocks final : public Blocks {
       std::fill_n(cache.values.begin() + page * size, size, 0.0f);
     }
   }
+  void SetRouting(RoutingTape* tape) override { tape_ = tape; }
 
  private:
   struct LayerCache {
@@ -361,13 +364,20 @@ class ReferenceBlocks final : public Blocks {
     }
   }
 
+  std::vector<int> Choose(const MixtureOfExpertsSpec& moe, const std::vector<float>& router, int layer, int position) {
+    if (tape_ == nullptr) return TopK(router, moe.experts_per_token);
+    const absl::Span<int> taped = tape_->At(layer, position);
+    if (tape_->mode == RoutingTape::Mode::kReplay) return std::vector<int>(taped.begin(), taped.end());
+    std::vector<int> chosen = TopK(router, moe.experts_per_token);
+    std::copy(chosen.begin(), chosen.end(), taped.begin());
+    return chosen;
+  }
+
   static std::vector<float> Experts(const MixtureOfExpertsSpec& moe, const MixtureOfExpertsWeights& weights,
-                                    const float* x) {
-    const std::vector<float> logits = MatVec(weights.router, x);
+                                    const std::vector<float>& logits, const std::vector<int>& chosen, const float* x) {
     const double max = *std::max_element(logits.begin(), logits.end());
     std::vector<double> p(logits.size());
     for (size_t e = 0; e < p.size(); ++e) p[e] = std::exp(logits[e] - max);
-    const std::vector<int> chosen = TopK(logits, moe.experts_per_token);
     // The softmax's own divisor, the sum over all experts, cancels when the chosen weights are renormalised.
     double divisor = 0;
     if (moe.gating == GatingRule::kSoftmaxRenormalised) {
@@ -394,6 +404,7 @@ class ReferenceBlocks final : public Blocks {
   std::string numerics_id_;
   std::vector<float> x_, delta_;    // [max_rows, H]
   std::vector<LayerCache> caches_;  // one per layer, MTP last
+  RoutingTape* tape_ = nullptr;
 };
 
 }  // namespace

@@ -1,0 +1,66 @@
+// Every family on every instruction set with every KV type, against the reference backend.
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "engine/backend/cpu/cpu_blocks.h"
+#include "engine/backend/golden_cells_test_util.h"
+#include "engine/backend/reference/reference_blocks.h"
+
+namespace gantry::engine {
+namespace {
+
+TEST(GoldenCellsTest, EveryFamilyKvTypeAndInstructionSetAnswersToTheReference) {
+  std::vector<GoldenCase> goldens = DecoderGoldens();
+  goldens.push_back(Golden("qwen3_5_moe"));
+  goldens.push_back(Qwen35MoeGoldens().back());  // the demo model
+  for (const GoldenCase& golden : goldens) {
+    CellOracle oracle = MakeCellOracle(golden, nullptr, MakeReferenceBlocks);
+    for (const KvCell& kv : kKvCells) {
+      std::vector<float> scalar;
+      for (const char* isa : CpuIsas()) {
+        const std::string cell = absl::StrCat("cpu ", isa, " kv ", kv.name);
+        const std::vector<float> logits = CheckCell(oracle, cell, WithIsa(isa, MakeCpuBlocks), kv.type, kv.bound);
+        if (scalar.empty()) scalar = logits;
+        EXPECT_TRUE(logits == scalar) << golden.name << " " << cell << ": other bits than the first instruction set";
+      }
+    }
+  }
+}
+
+// Expert choices of the reference, turned upside down: the tape is what decides on both backends, and weights still
+// come from the router.
+TEST(GoldenCellsTest, ForcedRoutingIsObeyedByBothBackendsAlike) {
+  for (const char* family : {"qwen3_moe", "mixtral", "qwen3_5_moe"}) {
+    SCOPED_TRACE(family);
+    CellOracle oracle = MakeCellOracle(Golden(family), nullptr, MakeReferenceBlocks);
+    RoutingTape forced = oracle.run.tape;
+    for (int layer = 0; layer < forced.layers(); ++layer) {
+      const auto& moe = std::get<MixtureOfExpertsSpec>(oracle.model->spec.layer(layer).ffn);
+      for (int position = 0; position < forced.positions(); ++position) {
+        for (int& expert : forced.At(layer, position)) expert = moe.experts - 1 - expert;
+      }
+    }
+    auto reference = MakeReferenceBlocks(oracle.model, CellLimits()).value();
+    auto cpu = MakeCpuBlocks(oracle.model, CellLimits()).value();
+    const std::vector<float> expected = RunTaped(*reference, oracle.ids, &forced).logits;
+    EXPECT_GT(MaxDifference(expected, oracle.run.logits), 0.01) << "other experts, other logits";
+    EXPECT_LE(MaxDifference(RunTaped(*cpu, oracle.ids, &forced).logits, expected), kF32KvBound);
+    // With the tape taken away, the backend chooses for itself again.
+    EXPECT_EQ(RunTaped(*reference, oracle.ids, nullptr).logits, oracle.run.logits);
+  }
+}
+
+TEST(GoldenCellsTest, ReplayingOnesOwnChoicesChangesNoBit) {
+  for (const char* family : {"qwen3_moe", "mixtral", "qwen3_5_moe"}) {
+    const auto model = LoadModel(Golden(family).model).value();
+    const std::vector<TokenId> ids = TestRandom(4).Tokens(70, model->spec.vocab_rows);
+    for (const BlocksFactory& factory : {BlocksFactory(MakeReferenceBlocks), BlocksFactory(MakeCpuBlocks)}) {
+      auto blocks = factory(model, CellLimits()).value();
+      const TapedRun free = RunTaped(*blocks, ids, nullptr);
+      EXPECT_EQ(RunTaped(*blocks, ids, &free.tape).logits, free.logits) << family;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gantry::engine
