@@ -28,7 +28,7 @@ int64_t DeltaNetLayer::StateSlotBytes(const GatedDeltaNetSpec& spec) {
 }
 
 DeltaNetLayer::DeltaNetLayer(const GatedDeltaNetSpec& spec, const GatedDeltaNetWeights& weights,
-                             const BlocksLimits& limits, WeightStore* store, Step* step)
+                             const BlocksLimits& limits, uint8_t* memory, WeightStore* store, Step* step)
     : spec_(spec),
       source_(weights),
       step_(*step),
@@ -46,20 +46,20 @@ DeltaNetLayer::DeltaNetLayer(const GatedDeltaNetSpec& spec, const GatedDeltaNetW
     for (int j = 0; j < spec.conv_kernel; ++j)
       taps_[static_cast<size_t>(j) * channels + c] = weights.conv[c * spec.conv_kernel + j];
   }
-  states_.resize(limits.state_slots * state_size_);
-  columns_.resize(limits.state_slots * column_size_);
+  states_ = reinterpret_cast<float*>(memory);
+  columns_ = states_ + limits.state_slots * state_size_;
   history_.resize(column_size_);
   Require(&step->normed, {&qkv_, &z_, &b_, &a_});
   Require(&step->mixed, {&out_});
 }
 
 void DeltaNetLayer::ZeroState(StateSlot slot) {
-  std::fill_n(states_.begin() + slot * state_size_, state_size_, 0.0f);
-  std::fill_n(columns_.begin() + slot * column_size_, column_size_, 0.0f);
+  std::fill_n(states_ + slot * state_size_, state_size_, 0.0f);
+  std::fill_n(columns_ + slot * column_size_, column_size_, 0.0f);
 }
 void DeltaNetLayer::CopyState(StateSlot from, StateSlot to) {
-  std::copy_n(states_.begin() + from * state_size_, state_size_, states_.begin() + to * state_size_);
-  std::copy_n(columns_.begin() + from * column_size_, column_size_, columns_.begin() + to * column_size_);
+  std::copy_n(states_ + from * state_size_, state_size_, states_ + to * state_size_);
+  std::copy_n(columns_ + from * column_size_, column_size_, columns_ + to * column_size_);
 }
 
 // The heads' raw output overwrites the convolution's input, which nobody reads any more: head h at a multiple of 16.
@@ -87,7 +87,7 @@ void DeltaNetLayer::Run(const StepBatch& batch, Residual io) {
 void DeltaNetLayer::Convolve(const RowGroup& group) {
   const int taps = spec_.conv_kernel, channels = spec_.conv_channels();
   // A copy, because one of the output slots may be the input slot.
-  std::copy_n(columns_.begin() + group.state_in * column_size_, column_size_, history_.begin());
+  std::copy_n(columns_ + group.state_in * column_size_, column_size_, history_.begin());
   // Input of token t (t < 0: before the group).
   const auto input = [&](int t) -> const float* {
     return t < 0 ? history_.data() + static_cast<int64_t>(taps - 1 + t) * channels
@@ -119,7 +119,7 @@ void DeltaNetLayer::Convolve(const RowGroup& group) {
   const int kept = static_cast<int>(group.state_out.size());
   for (int i = 0; i < kept; ++i) {
     const int t = group.rows - kept + i;
-    float* columns = columns_.data() + group.state_out[i] * column_size_;
+    float* columns = columns_ + group.state_out[i] * column_size_;
     for (int j = 0; j < taps - 1; ++j) {
       std::copy_n(input(t - taps + 2 + j), channels, columns + static_cast<int64_t>(j) * channels);
     }
@@ -136,7 +136,7 @@ void DeltaNetLayer::RunHead(const RowGroup& group, int head) {
   for (int slab = 0; slab < slabs_; ++slab) {
     const int64_t at = (static_cast<int64_t>(head) * slabs_ + slab) * slab_size;
     alignas(64) float state[kKeyDimMax * kLanes];
-    std::copy_n(states_.begin() + group.state_in * state_size_ + at, slab_size, state);
+    std::copy_n(states_ + group.state_in * state_size_ + at, slab_size, state);
     const auto run = [&](int first, int tokens) {
       step_.kernels.floats->delta_slab({.state = state,
                                         .key_dim = spec_.key_dim,
@@ -156,7 +156,7 @@ void DeltaNetLayer::RunHead(const RowGroup& group, int head) {
     if (group.rows > kept) run(0, group.rows - kept);
     for (int i = 0; i < kept; ++i) {
       run(group.rows - kept + i, 1);
-      std::copy_n(state, slab_size, states_.begin() + group.state_out[i] * state_size_ + at);
+      std::copy_n(state, slab_size, states_ + group.state_out[i] * state_size_ + at);
     }
   }
 }

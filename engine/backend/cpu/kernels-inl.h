@@ -4,7 +4,8 @@
 //
 // Vec: Zero(), Load(const float*), LoadBf16(const uint16_t*), LoadTail(p, n), LoadBf16Tail(p, n), Broadcast(float),
 // Fma(a, b, c) = a * b + c, Add, Sub, Mul, Div, Min, Max (the second operand where one is NaN), PowerOfTwo(),
-// Store(float*), StoreTail(p, n), Reduce() in the order of the contract.
+// Store(float*), StoreTail(p, n), Reduce() in the order of the contract, ReduceMax(), LoadHalf(const uint16_t*),
+// StoreHalf(uint16_t*), LoadInt8(const int8_t*). kQueryTile x kVectorTile sums of attention fit the registers.
 
 #include <math.h>
 #include <string.h>
@@ -218,46 +219,229 @@ static void RunDeltaSlab(const DeltaSlab& slab) {
 
 // ---- attention ----
 
-static inline float ExpOf(float x) {
+static void Rotate(float* x, int half, const float* cosine, const float* sine) {
+  for (int p = 0; p < half; p += 16) {
+    const int64_t left = half - p;
+    const Vec a = LoadUpTo16(x + p, left), b = LoadUpTo16(x + half + p, left);
+    const Vec c = LoadUpTo16(cosine + p, left), s = LoadUpTo16(sine + p, left);
+    StoreUpTo16(Vec::Sub(Vec::Mul(a, c), Vec::Mul(b, s)), x + p, left);
+    StoreUpTo16(Vec::Add(Vec::Mul(b, c), Vec::Mul(a, s)), x + half + p, left);
+  }
+}
+
+struct KvF32 {
+  using Element = float;
+  static inline Vec Load(const float* p) { return Vec::Load(p); }
+};
+struct KvF16 {
+  using Element = uint16_t;
+  static inline Vec Load(const uint16_t* p) { return Vec::LoadHalf(p); }
+};
+struct KvInt8 {
+  using Element = int8_t;
+  static inline Vec Load(const int8_t* p) { return Vec::LoadInt8(p); }
+};
+
+// scores[r][16 s + lane] for vectors [first, first + S) of positions.
+template <int R, int S, typename Format>
+static inline void ScoreTile(const AttentionPage& page, const float* const* query, int first, float (*scores)[64]) {
+  const int head_dim = page.kv.head_dim;
+  const typename Format::Element* keys = (const typename Format::Element*)page.kv.keys + (int64_t)first * head_dim * 16;
+  Vec acc[R][S];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) acc[r][s] = Vec::Zero();
+  }
+  for (int d = 0; d < head_dim; ++d) {
+    Vec key[S];
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) key[s] = Format::Load(keys + ((int64_t)s * head_dim + d) * 16);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const Vec q = Vec::Broadcast(query[r][d]);
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) acc[r][s] = Vec::Fma(q, key[s], acc[r][s]);
+    }
+  }
+  const Vec scale = Vec::Broadcast(page.scale);
+#pragma GCC unroll 4
+  for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      Vec score = acc[r][s];
+      if (page.kv.format == KvFormat::kInt8) score = Vec::Mul(score, Vec::Load(page.kv.key_scales + 16 * (first + s)));
+      Vec::Mul(score, scale).Store(scores[r] + 16 * (first + s));
+    }
+  }
+}
+
+// Weights of one query from its scores, in place, zero beyond count; folds max and sum. Returns fade.
+static inline float SoftmaxOfPage(const AttentionPage& page, int query, float* scores) {
+  const int count = page.count[query], vectors = (count + 15) / 16;
+  for (int j = count; j < 16 * vectors; ++j) scores[j] = -INFINITY;
+  Vec largest = Vec::Broadcast(page.max[query]);
+  for (int v = 0; v < vectors; ++v) largest = Vec::Max(Vec::Load(scores + 16 * v), largest);
+  const float max = largest.ReduceMax();
+  // For the first page tiny instead of 0, times a sum of 0.
   float lanes[16];
-  Exp(Vec::Broadcast(x)).Store(lanes);
-  return lanes[0];
+  Exp(Vec::Broadcast(page.max[query] - max)).Store(lanes);
+  const float fade = lanes[0];
+  const Vec shift = Vec::Broadcast(max);
+  for (int v = 0; v < vectors; ++v) Exp(Vec::Sub(Vec::Load(scores + 16 * v), shift)).Store(scores + 16 * v);
+  for (int j = count; j < 16 * vectors; ++j) scores[j] = 0;
+  Vec sum = Vec::Zero();
+  for (int v = 0; v < vectors; ++v) sum = Vec::Add(sum, Vec::Load(scores + 16 * v));
+  page.max[query] = max;
+  page.sum[query] = page.sum[query] * fade + sum.Reduce();
+  if (page.kv.format == KvFormat::kInt8) {
+    for (int v = 0; v < vectors; ++v) {
+      Vec::Mul(Vec::Load(scores + 16 * v), Vec::Load(page.kv.value_scales + 16 * v)).Store(scores + 16 * v);
+    }
+  }
+  return fade;
+}
+
+// acc of R queries, columns [c, c + 16 C). What not all of them see is added one by one: zero times a neighbour's NaN
+// would be NaN.
+template <int R, int C, typename Format>
+static inline void ValueTile(const AttentionPage& page, int first, int c, const float* fade,
+                             const float (*weights)[64]) {
+  const int64_t stride = (page.kv.head_dim + 15) / 16 * 16;
+  const typename Format::Element* values = (const typename Format::Element*)page.kv.values + c;
+  int least = page.count[first];
+  for (int r = 1; r < R; ++r) least = page.count[first + r] < least ? page.count[first + r] : least;
+  Vec acc[R][C];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < C; ++v) {
+      acc[r][v] = Vec::Mul(Vec::Load(page.acc + (first + r) * page.acc_stride + c + 16 * v), Vec::Broadcast(fade[r]));
+    }
+  }
+  for (int j = 0; j < least; ++j) {
+    Vec value[C];
+#pragma GCC unroll 4
+    for (int v = 0; v < C; ++v) value[v] = Format::Load(values + j * stride + 16 * v);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const Vec w = Vec::Broadcast(weights[r][j]);
+#pragma GCC unroll 4
+      for (int v = 0; v < C; ++v) acc[r][v] = Vec::Fma(w, value[v], acc[r][v]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    for (int j = least; j < page.count[first + r]; ++j) {
+      const Vec w = Vec::Broadcast(weights[r][j]);
+#pragma GCC unroll 4
+      for (int v = 0; v < C; ++v) acc[r][v] = Vec::Fma(w, Format::Load(values + j * stride + 16 * v), acc[r][v]);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < C; ++v) acc[r][v].Store(page.acc + (first + r) * page.acc_stride + c + 16 * v);
+  }
+}
+
+template <int R, typename Format>
+static void AttendQueries(const AttentionPage& page, int first) {
+  float scores[R][64];
+  int most = 0;
+  for (int r = 0; r < R; ++r) most = page.count[first + r] > most ? page.count[first + r] : most;
+  const int vectors = (most + 15) / 16;
+  int s = 0;
+  for (; s + kVectorTile <= vectors; s += kVectorTile) {
+    ScoreTile<R, kVectorTile, Format>(page, page.query + first, s, scores);
+  }
+  for (; s < vectors; ++s) ScoreTile<R, 1, Format>(page, page.query + first, s, scores);
+  float fade[R];
+  for (int r = 0; r < R; ++r) fade[r] = SoftmaxOfPage(page, first + r, scores[r]);
+  const int padded = (page.kv.head_dim + 15) / 16 * 16;
+  int c = 0;
+  for (; c + 16 * kVectorTile <= padded; c += 16 * kVectorTile) {
+    ValueTile<R, kVectorTile, Format>(page, first, c, fade, scores);
+  }
+  for (; c < padded; c += 16) ValueTile<R, 1, Format>(page, first, c, fade, scores);
+}
+
+template <typename Format>
+static void AttendPageOf(const AttentionPage& page) {
+  int first = 0;
+  for (; first + kQueryTile <= page.queries; first += kQueryTile) AttendQueries<kQueryTile, Format>(page, first);
+  for (; first < page.queries; ++first) AttendQueries<1, Format>(page, first);
 }
 
 static void AttendPage(const AttentionPage& page) {
-  float scores[64];
-  float max = *page.max;
-  for (int j = 0; j < page.count; ++j) {
-    const float* key = page.keys + j * page.stride;
-    Vec acc = Vec::Zero();
-    int c = 0;
-    for (; c + 16 <= page.head_dim; c += 16) acc = Vec::Fma(Vec::Load(page.query + c), Vec::Load(key + c), acc);
-    if (c < page.head_dim) acc = Vec::Fma(Vec::Load(page.query + c), Vec::LoadTail(key + c, page.head_dim - c), acc);
-    scores[j] = acc.Reduce() * page.scale;
-    if (scores[j] > max) max = scores[j];
+  switch (page.kv.format) {
+    case KvFormat::kF32:
+      return AttendPageOf<KvF32>(page);
+    case KvFormat::kF16:
+      return AttendPageOf<KvF16>(page);
+    case KvFormat::kInt8:
+      return AttendPageOf<KvInt8>(page);
   }
-  // For the first page tiny instead of 0, times a sum of 0.
-  const float fade = ExpOf(*page.max - max);
-  float sum = *page.sum * fade;
-  const Vec shift = Vec::Broadcast(max);
-  for (int j = 0; j < page.count; j += 16) {
-    const int64_t left = page.count - j;
-    StoreUpTo16(Exp(Vec::Sub(LoadUpTo16(scores + j, left), shift)), scores + j, left);
+}
+
+static void MergeAttention(const AttentionState& into, const AttentionState& next, int head_dim) {
+  const float max = *into.max > *next.max ? *into.max : *next.max;
+  float lanes[16];
+  Exp(Vec::Broadcast(*into.max - max)).Store(lanes);
+  const float fade_into = lanes[0];
+  Exp(Vec::Broadcast(*next.max - max)).Store(lanes);
+  const float fade_next = lanes[0];
+  *into.max = max;
+  *into.sum = *into.sum * fade_into + *next.sum * fade_next;
+  for (int c = 0; c < head_dim; c += 16) {
+    const Vec faded = Vec::Mul(Vec::Load(into.acc + c), Vec::Broadcast(fade_into));
+    Vec::Fma(Vec::Load(next.acc + c), Vec::Broadcast(fade_next), faded).Store(into.acc + c);
   }
-  for (int j = 0; j < page.count; ++j) sum += scores[j];
-  for (int c = 0; c < page.head_dim; c += 16) {
-    const int64_t left = page.head_dim - c;
-    Vec acc = Vec::Mul(left >= 16 ? Vec::Load(page.acc + c) : Vec::LoadTail(page.acc + c, left), Vec::Broadcast(fade));
-    for (int j = 0; j < page.count; ++j) {
-      const float* value = page.values + j * page.stride + c;
-      acc = Vec::Fma(Vec::Broadcast(scores[j]), left >= 16 ? Vec::Load(value) : Vec::LoadTail(value, left), acc);
+}
+
+// q = nearest even of x * (127 / max |x|), whose scale is returned: NaN where x is not finite.
+static inline float QuantizeHead(const float* x, int n, int8_t* q) {
+  uint32_t largest = 0;
+  for (int i = 0; i < n; ++i) {
+    uint32_t bits;
+    memcpy(&bits, x + i, sizeof(bits));
+    bits &= 0x7fffffffu;
+    largest = bits > largest ? bits : largest;
+  }
+  float magnitude;
+  memcpy(&magnitude, &largest, sizeof(magnitude));
+  const int finite = largest < 0x7f800000u;
+  const float inverse = finite && magnitude > 0 ? 127.0f / magnitude : 0.0f;
+  for (int i = 0; i < n; ++i) {
+    // Adding and subtracting 1.5 * 2^23 rounds to an integer, ties to even.
+    const float value = finite ? x[i] * inverse : 0.0f;
+    q[i] = (int8_t)(int)((value + 12582912.0f) - 12582912.0f);
+  }
+  return finite ? magnitude / 127.0f : NAN;
+}
+
+template <typename Element>
+static inline void PutKv(const KvHeadPage& page, int at, const Element* key, const Element* value) {
+  Element* keys = (Element*)page.keys + (int64_t)(at / 16) * page.head_dim * 16 + at % 16;
+  for (int d = 0; d < page.head_dim; ++d) keys[16 * d] = key[d];
+  memcpy((Element*)page.values + at * ((page.head_dim + 15) / 16 * 16), value, sizeof(Element) * page.head_dim);
+}
+
+static void WriteKv(const KvHeadPage& page, int at, const float* key, const float* value) {
+  const int n = page.head_dim;
+  switch (page.format) {
+    case KvFormat::kF32:
+      return PutKv(page, at, key, value);
+    case KvFormat::kF16: {
+      uint16_t half[2][1024];
+      for (int i = 0; i < n; i += 16) {
+        LoadUpTo16(key + i, n - i).StoreHalf(half[0] + i);
+        LoadUpTo16(value + i, n - i).StoreHalf(half[1] + i);
+      }
+      return PutKv(page, at, half[0], half[1]);
     }
-    if (left >= 16) {
-      acc.Store(page.acc + c);
-    } else {
-      acc.StoreTail(page.acc + c, left);
+    case KvFormat::kInt8: {
+      int8_t q[2][1024];
+      page.key_scales[at] = QuantizeHead(key, n, q[0]);
+      page.value_scales[at] = QuantizeHead(value, n, q[1]);
+      return PutKv(page, at, q[0], q[1]);
     }
   }
-  *page.max = max;
-  *page.sum = sum;
 }

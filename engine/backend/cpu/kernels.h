@@ -47,18 +47,41 @@ struct DeltaSlab {
   int64_t out_stride;
 };
 
-// One query head over the KV rows of one page, folded into a running softmax.
-struct AttentionPage {
-  const float* query;  // [head_dim], zero-padded to a multiple of 16
-  const float* keys;   // row j at keys + j * stride
-  const float* values;
-  int64_t stride;
-  int count;  // rows of this page that the query sees
+enum class KvFormat : uint8_t { kF32, kF16, kInt8 };
+
+// One KV head's part of a page, laid out as kv_cache.h says.
+struct KvHeadPage {
+  KvFormat format;
   int head_dim;
+  void* keys;
+  void* values;
+  float* key_scales;  // int8 only
+  float* value_scales;
+};
+
+// Queries over one page, each folded into its running softmax:
+//   score_j = scale * (sum over d ascending of q_d k_jd, fused)         (int8: the sum * key scale first)
+//   max'    = max(max, scores);  fade = exp(max - max');  w_j = exp(score_j - max')
+//   sum'    = sum * fade + sum of w in the 16 lanes of the contract, lane l taking positions l, l + 16, ...
+//   acc'    = acc * fade, then fma(w_j, v_j, .) for j ascending         (int8: w_j * value scale for w_j)
+// The bits of a query do not depend on the others.
+struct AttentionPage {
+  KvHeadPage kv;
   float scale;
-  float* max;  // running maximum; -inf before the first page
-  float* sum;  // running sum of exp(score - max)
-  float* acc;  // [head_dim] running weighted values
+  int queries;
+  const float* const* query;  // [queries], head_dim each
+  const int* count;           // [queries]: positions of the page that the query sees, at least 1
+  float* max;                 // [queries]; -inf before the first page
+  float* sum;                 // [queries]; 0
+  float* acc;                 // query i at acc + i * acc_stride: [padded head_dim]; 0
+  int64_t acc_stride;
+};
+
+// Another stretch of positions of the same query, folded on its own.
+struct AttentionState {
+  float* max;
+  float* sum;
+  float* acc;  // [padded head_dim]
 };
 
 struct Kernels {
@@ -81,7 +104,13 @@ struct Kernels {
   // sum = fma(factor, y, sum).
   void (*add_weighted)(float* sum, float factor, const float* y, int64_t n);
   void (*delta_slab)(const DeltaSlab& slab);
+  // Turns the pairs (x[p], x[p + half]) by the angles whose cosines and sines are given, p in [0, half).
+  void (*rotate)(float* x, int half, const float* cosine, const float* sine);
+  // Position `at` of a page: [head_dim] keys and values, rounded or quantised.
+  void (*write_kv)(const KvHeadPage& page, int at, const float* key, const float* value);
   void (*attend_page)(const AttentionPage& page);
+  // into = into and next: both faded to the larger maximum, then added; into's product rounded, next's fused.
+  void (*merge_attention)(const AttentionState& into, const AttentionState& next, int head_dim);
 };
 
 const Kernels& ScalarKernels();

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <initializer_list>
 #include <vector>
 
 #include "engine/backend/blocks.h"
+#include "engine/backend/cpu/rope.h"
 #include "engine/backend/cpu/rows.h"
 #include "engine/backend/cpu/weights.h"
 #include "engine/base/thread_pool.h"
@@ -28,6 +30,16 @@ struct Step {
   Rows side_a, side_b, side_c;   // k, v; or z, beta, decay
   Rows conv;                     // delta net: after the convolution
   std::vector<float*> out_rows;  // rows of a residual's delta
+
+  std::deque<RopeTable> ropes;  // addresses stay
+
+  // The table of all layers that turn like this one. `rope` outlives the step.
+  RopeTable& Rope(const RopeSpec& rope, int max_rows) {
+    for (RopeTable& table : ropes) {
+      if (table.TurnsLike(rope)) return table;
+    }
+    return ropes.emplace_back(rope, max_rows);
+  }
 
   float* const* DeltaRows(int rows, Residual io) {
     for (int i = 0; i < rows; ++i) out_rows[i] = io.delta + static_cast<int64_t>(i) * hidden;

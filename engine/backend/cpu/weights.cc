@@ -59,6 +59,15 @@ HugeBuffer& HugeBuffer::operator=(HugeBuffer&& other) noexcept {
   return *this;
 }
 
+void HugeBuffer::Touch(ThreadPool& pool) {
+  constexpr size_t kPage = 4096;
+  pool.ParallelFor(static_cast<int64_t>(size_ / kHugePage), [this](int64_t i, int) {
+    for (size_t at = i * kHugePage; at < (i + 1) * kHugePage; at += kPage) {
+      *static_cast<volatile uint8_t*>(data_ + at) = 0;
+    }
+  });
+}
+
 Weight WeightStore::Add(const Matrix& matrix) {
   Weight weight;
   weight.rows = matrix.rows;

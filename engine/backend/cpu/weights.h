@@ -41,6 +41,8 @@ class HugeBuffer {
   HugeBuffer& operator=(HugeBuffer&& other) noexcept;
   uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  // Writes to every page of it, so that the kernel has none left to find when a request comes.
+  void Touch(ThreadPool& pool);
 
  private:
   uint8_t* data_ = nullptr;
