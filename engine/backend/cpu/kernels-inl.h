@@ -191,29 +191,69 @@ static void AddWeighted(float* sum, float factor, const float* y, int64_t n) {
 
 // ---- gated delta net ----
 
-// S <- decay S; d = beta (v - S^T k); S <- S + k d^T; o = S^T q. Sums over the key dimension run in four chains (i mod
-// 4) that are added as (0 + 1) + (2 + 3). The decayed state is computed twice rather than written back in between.
-static void RunDeltaSlab(const DeltaSlab& slab) {
-  const int rows = slab.key_dim;
+// Elements i, i + 1, i + 2, i + 3 of the key dimension, each in its chain, for S slabs that lie side by side.
+template <int S>
+static inline void PredictRows(const float* state, int64_t slab, const float* k, int i, int count, Vec (*sum)[4]) {
+#pragma GCC unroll 4
+  for (int j = 0; j < count; ++j) {
+    const Vec key = Vec::Broadcast(k[i + j]);
+#pragma GCC unroll 2
+    for (int s = 0; s < S; ++s) sum[s][j] = Vec::Fma(Vec::Load(state + s * slab + (i + j) * 16), key, sum[s][j]);
+  }
+}
+template <int S>
+static inline void UpdateRows(float* state, int64_t slab, const float* k, const float* q, int i, int count,
+                              const Vec& decay, const Vec* d, Vec (*out)[4]) {
+#pragma GCC unroll 4
+  for (int j = 0; j < count; ++j) {
+    const Vec key = Vec::Broadcast(k[i + j]), query = Vec::Broadcast(q[i + j]);
+#pragma GCC unroll 2
+    for (int s = 0; s < S; ++s) {
+      float* at = state + s * slab + (i + j) * 16;
+      const Vec row = Vec::Fma(key, d[s], Vec::Mul(Vec::Load(at), decay));
+      row.Store(at);
+      out[s][j] = Vec::Fma(row, query, out[s][j]);
+    }
+  }
+}
+static inline Vec AddChains(const Vec* chain) {
+  return Vec::Add(Vec::Add(chain[0], chain[1]), Vec::Add(chain[2], chain[3]));
+}
+
+template <int S>
+static void RunDeltaSlabs(const DeltaSlab& slab) {
+  const int rows = slab.key_dim, whole = rows / 4 * 4;
+  const int64_t size = (int64_t)rows * 16;
   for (int t = 0; t < slab.tokens; ++t) {
     const float* q = slab.q + t * slab.qk_stride;
     const float* k = slab.k + t * slab.qk_stride;
     const Vec decay = Vec::Broadcast(slab.decay[t * slab.gate_stride]);
-    Vec sum[4] = {Vec::Zero(), Vec::Zero(), Vec::Zero(), Vec::Zero()};
-    for (int i = 0; i < rows; ++i) {
-      const Vec s = Vec::Mul(Vec::Load(slab.state + i * 16), decay);
-      sum[i & 3] = Vec::Fma(s, Vec::Broadcast(k[i]), sum[i & 3]);
+    const Vec beta = Vec::Broadcast(slab.beta[t * slab.gate_stride]);
+    Vec sum[S][4], out[S][4], d[S];
+#pragma GCC unroll 2
+    for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) sum[s][j] = out[s][j] = Vec::Zero();
     }
-    const Vec predicted = Vec::Add(Vec::Add(sum[0], sum[1]), Vec::Add(sum[2], sum[3]));
-    const Vec d = Vec::Mul(Vec::Broadcast(slab.beta[t * slab.gate_stride]),
-                           Vec::Sub(Vec::Load(slab.v + t * slab.v_stride), predicted));
-    Vec out[4] = {Vec::Zero(), Vec::Zero(), Vec::Zero(), Vec::Zero()};
-    for (int i = 0; i < rows; ++i) {
-      const Vec s = Vec::Fma(Vec::Broadcast(k[i]), d, Vec::Mul(Vec::Load(slab.state + i * 16), decay));
-      s.Store(slab.state + i * 16);
-      out[i & 3] = Vec::Fma(s, Vec::Broadcast(q[i]), out[i & 3]);
+    for (int i = 0; i < whole; i += 4) PredictRows<S>(slab.state, size, k, i, 4, sum);
+    if (whole < rows) PredictRows<S>(slab.state, size, k, whole, rows - whole, sum);
+#pragma GCC unroll 2
+    for (int s = 0; s < S; ++s) {
+      const Vec predicted = Vec::Mul(decay, AddChains(sum[s]));
+      d[s] = Vec::Mul(beta, Vec::Sub(Vec::Load(slab.v + t * slab.v_stride + 16 * s), predicted));
     }
-    Vec::Add(Vec::Add(out[0], out[1]), Vec::Add(out[2], out[3])).Store(slab.out + t * slab.out_stride);
+    for (int i = 0; i < whole; i += 4) UpdateRows<S>(slab.state, size, k, q, i, 4, decay, d, out);
+    if (whole < rows) UpdateRows<S>(slab.state, size, k, q, whole, rows - whole, decay, d, out);
+#pragma GCC unroll 2
+    for (int s = 0; s < S; ++s) AddChains(out[s]).Store(slab.out + t * slab.out_stride + 16 * s);
+  }
+}
+
+static void RunDeltaSlab(const DeltaSlab& slab) {
+  if (slab.slabs == 2) {
+    RunDeltaSlabs<2>(slab);
+  } else {
+    RunDeltaSlabs<1>(slab);
   }
 }
 
@@ -363,11 +403,20 @@ static void AttendQueries(const AttentionPage& page, int first) {
   for (; c < padded; c += 16) ValueTile<R, 1, Format>(page, first, c, fade, scores);
 }
 
+// `left` of the queries in the tile of at most R.
+template <int R, typename Format>
+static inline void AttendUpTo(int left, const AttentionPage& page, int first) {
+  if constexpr (R > 1) {
+    if (left < R) return AttendUpTo<R - 1, Format>(left, page, first);
+  }
+  AttendQueries<R, Format>(page, first);
+}
+
 template <typename Format>
 static void AttendPageOf(const AttentionPage& page) {
-  int first = 0;
-  for (; first + kQueryTile <= page.queries; first += kQueryTile) AttendQueries<kQueryTile, Format>(page, first);
-  for (; first < page.queries; ++first) AttendQueries<1, Format>(page, first);
+  for (int first = 0; first < page.queries; first += kQueryTile) {
+    AttendUpTo<kQueryTile, Format>(page.queries - first, page, first);
+  }
 }
 
 static void AttendPage(const AttentionPage& page) {

@@ -30,20 +30,24 @@ struct WeightView {
   bool bf16 = false;
 };
 
-// One delta-net head's slab: 16 value columns of the state, run through consecutive tokens.
+// Slabs of one delta-net head: 16 value columns of the state each, run through consecutive tokens.
+//   predicted = decay * (sum of k_i S_i);  d = beta (v - predicted);  S_i = fma(k_i, d, decay S_i);  out = sum of q_i
+//   S_i
+// Both sums run over the key dimension in four fused chains (i mod 4) that are added as (0 + 1) + (2 + 3).
 struct DeltaSlab {
-  float* state;  // [key_dim, 16]
+  float* state;  // [slabs, key_dim, 16]
+  int slabs;     // 1 or 2: two keep enough chains going to hide the latency of the sums
   int key_dim;
   int tokens;
   const float* q;  // token t at q + t * q_stride; normalised and scaled
   const float* k;
   int64_t qk_stride;
-  const float* v;  // 16 values of token t at v + t * v_stride
+  const float* v;  // 16 values a slab of token t at v + t * v_stride
   int64_t v_stride;
   const float* decay;  // exp(g) of token t at decay[t * gate_stride]
   const float* beta;
   int64_t gate_stride;
-  float* out;  // 16 values of token t at out + t * out_stride
+  float* out;  // 16 values a slab of token t at out + t * out_stride
   int64_t out_stride;
 };
 

@@ -70,21 +70,28 @@ TEST(KernelsTest, MatMulHasTheSameBitsOnEveryPathAndForAnyNumberOfRows) {
   }
 }
 
-TEST(KernelsTest, DeltaSlabHasTheSameBitsOnEveryPath) {
+TEST(KernelsTest, DeltaSlabHasTheSameBitsOnEveryPathAloneOrInPairs) {
   std::mt19937 random(5);
   std::normal_distribution<float> normal;
   std::vector<float> data(64 * 64);
   for (float& value : data) value = normal(random);
-  std::vector<std::vector<float>> results;
-  for (const Kernels* kernels : Available()) {
-    std::vector<float> state(data.begin(), data.begin() + 32 * 16), out(16 * 6);
-    const std::vector<float> decay = {0.9f, 0.5f, 0.99f, 1.0f, 0.1f, 0.7f}, beta = {0.5f, 0.1f, 0.9f, 0.3f, 0.2f, 1.0f};
-    kernels->delta_slab({state.data(), 32, 6, data.data() + 100, data.data() + 900, 40, data.data() + 2000, 16,
-                         decay.data(), beta.data(), 1, out.data(), 16});
-    out.insert(out.end(), state.begin(), state.end());
-    results.push_back(out);
+  const std::vector<float> decay = {0.9f, 0.5f, 0.99f, 1.0f, 0.1f, 0.7f}, beta = {0.5f, 0.1f, 0.9f, 0.3f, 0.2f, 1.0f};
+  for (const int key_dim : {32, 30}) {
+    std::vector<std::vector<float>> results;
+    for (const Kernels* kernels : Available()) {
+      for (const int slabs : {1, 2}) {
+        const int size = key_dim * 16;
+        std::vector<float> state(data.begin(), data.begin() + 2 * size), out(32 * 6);
+        for (int s = 0; s < 2; s += slabs) {
+          kernels->delta_slab({state.data() + s * size, slabs, key_dim, 6, data.data() + 100, data.data() + 900, 40,
+                               data.data() + 2000 + 16 * s, 32, decay.data(), beta.data(), 1, out.data() + 16 * s, 32});
+        }
+        out.insert(out.end(), state.begin(), state.end());
+        results.push_back(out);
+      }
+    }
+    for (const auto& result : results) EXPECT_EQ(result, results[0]);
   }
-  for (const auto& result : results) EXPECT_EQ(result, results[0]);
 }
 
 TEST(ThreadPoolTest, EveryIndexRunsOnceForAnyNumberOfThreads) {
