@@ -193,13 +193,13 @@ void FeedForward::Group(int rows) {
 template <typename WeightOf, typename Body>
 void FeedForward::ForExperts(const WeightOf& weight_of, const Body& body) {
   int64_t items = 0;
-  for (int e : buffers_.active) items += Step::Items(weight_of(e));
+  for (int e : buffers_.active) items += step_.Items(weight_of(e));
   step_.pool.ParallelFor(items, [&](int64_t item, int) {
     for (int e : buffers_.active) {
       const Weight& weight = weight_of(e);
-      const int64_t own = Step::Items(weight);
+      const int64_t own = step_.Items(weight);
       if (item < own) {
-        const int64_t stretch = Step::ItemRows(weight);
+        const int64_t stretch = step_.ItemRows(weight);
         body(e, item * stretch, std::min(weight.rows, (item + 1) * stretch));
         return;
       }

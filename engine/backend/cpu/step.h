@@ -60,14 +60,15 @@ struct Step {
     float* const* y;  // output rows
   };
 
-  // Weight rows of one work item: some 64 KiB, so that a thread streams, but enough items to balance.
-  static int64_t ItemRows(const Weight& w) {
+  // Weight rows of one work item: up to 64 KiB, so that a thread streams, and no more than leaves each thread eight of
+  // them, so that none waits long for the last.
+  int64_t ItemRows(const Weight& w) const {
     constexpr int64_t kItemBytes = 64 << 10, kLeast = 32;
-    const int64_t row_bytes = w.is_packed ? PanelBlockBytes(w.packed.type) / kPanelRows * w.packed.blocks()
-                                          : w.columns * (w.floats.bf16 ? 2 : 4);
-    return std::max(kLeast, kItemBytes / std::max<int64_t>(row_bytes, 1) / kLeast * kLeast);
+    const int64_t row_bytes = std::max<int64_t>(1, w.row_bytes());
+    const int64_t bytes = std::min(kItemBytes, row_bytes * w.rows / (8 * pool.threads()));
+    return std::max(kLeast, bytes / row_bytes / kLeast * kLeast);
   }
-  static int64_t Items(const Weight& w) { return (w.rows + ItemRows(w) - 1) / ItemRows(w); }
+  int64_t Items(const Weight& w) const { return (w.rows + ItemRows(w) - 1) / ItemRows(w); }
 
   // Several products over rows [0, count) as one parallel loop.
   void MatMul(std::initializer_list<Product> products, int count) {

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -68,18 +69,35 @@ void HugeBuffer::Touch(ThreadPool& pool) {
   });
 }
 
+uint8_t* HugeArena::Take(int64_t bytes) {
+  constexpr int64_t kBufferBytes = int64_t{32} << 20, kAlignment = 64;
+  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (bytes > left_) {
+    HugeBuffer& buffer = buffers_.emplace_back(static_cast<size_t>(std::max(bytes, kBufferBytes)));
+    const int64_t rest = static_cast<int64_t>(buffer.size()) - bytes;
+    // Whichever has more room left serves the next: a large matrix does not make the small ones lose theirs.
+    if (rest < left_) return buffer.data();
+    free_ = buffer.data();
+    left_ = static_cast<int64_t>(buffer.size());
+  }
+  uint8_t* taken = free_;
+  free_ += bytes;
+  left_ -= bytes;
+  return taken;
+}
+
 Weight WeightStore::Add(const Matrix& matrix) {
   Weight weight;
   weight.rows = matrix.rows;
   weight.columns = matrix.columns;
   if (const std::optional<PackedType> type = PackedTypeOf(matrix.dtype); type.has_value() && matrix.scale == 1.0f) {
     const int64_t bytes = PackedBytes(*type, matrix.rows, matrix.columns);
-    HugeBuffer& buffer = buffers_.emplace_back(static_cast<size_t>(bytes));
+    uint8_t* packed = arena_.Take(bytes);
     weight.is_packed = true;
-    weight.packed = {buffer.data(), matrix.rows, matrix.columns, *type};
+    weight.packed = {packed, matrix.rows, matrix.columns, *type};
     pool_.ParallelFor(weight.packed.panels(), [&](int64_t panel, int) {
       PackPanels(*type, static_cast<const uint8_t*>(matrix.data), matrix.rows, matrix.columns, panel, panel + 1,
-                 buffer.data());
+                 packed);
     });
     DropPages(matrix.data, matrix.bytes());
     bytes_ += bytes;
@@ -92,8 +110,7 @@ Weight WeightStore::Add(const Matrix& matrix) {
     return weight;
   }
   const int64_t bytes = matrix.rows * matrix.columns * static_cast<int64_t>(sizeof(float));
-  HugeBuffer& buffer = buffers_.emplace_back(static_cast<size_t>(bytes));
-  auto* wide = reinterpret_cast<float*>(buffer.data());
+  auto* wide = reinterpret_cast<float*>(arena_.Take(bytes));
   pool_.ParallelFor(matrix.rows, [&](int64_t row, int) { ReadRow(matrix, row, wide + row * matrix.columns); });
   DropPages(matrix.data, matrix.bytes());
   weight.floats.data = wide;

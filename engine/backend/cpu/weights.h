@@ -29,6 +29,9 @@ struct Weight {
   // The form of activations that its products take: 0 (floats), 32 or 256 (int8 with a scale per so many).
   int block() const { return is_packed ? BlockElements(packed.type) : 0; }
   bool empty() const { return rows == 0; }
+  int64_t row_bytes() const {
+    return is_packed ? PanelBlockBytes(packed.type) / kPanelRows * packed.blocks() : columns * (floats.bf16 ? 2 : 4);
+  }
 };
 
 // Memory from the kernel in huge pages where it has them, zeroed.
@@ -49,6 +52,20 @@ class HugeBuffer {
   size_t size_ = 0;
 };
 
+// Many matrices in few huge buffers: an expert is far smaller than a huge page.
+class HugeArena {
+ public:
+  // Zeroed, aligned to 64 bytes, alive as long as the arena.
+  uint8_t* Take(int64_t bytes);
+
+ private:
+  std::deque<HugeBuffer> buffers_;
+  uint8_t* free_ = nullptr;
+  int64_t left_ = 0;
+};
+
+// Loading never holds more than the packed weights and one tensor of the file: the source's pages are given back to the
+// kernel as soon as a tensor is packed.
 class WeightStore {
  public:
   explicit WeightStore(ThreadPool* pool) : pool_(*pool) {}
@@ -62,7 +79,7 @@ class WeightStore {
 
  private:
   ThreadPool& pool_;
-  std::deque<HugeBuffer> buffers_;  // addresses stay
+  HugeArena arena_;
   std::vector<WeightView> in_place_;
   int64_t bytes_ = 0;
 };
