@@ -145,6 +145,47 @@ TEST(CpuBlocksTest, RowsOfOneBatchDoNotTouchEachOther) {
   round({50, 1, 1});
 }
 
+// A NaN in one sequence's residual reaches all of that row's logits, through routers and caches, and nobody else's
+// bits.
+TEST(CpuBlocksTest, APoisonedRowPoisonsItselfAlone) {
+  for (const std::string& path : {kTiny, std::string(GANTRY_SOURCE_DIR) + "/models/demo",
+                                  std::string(GANTRY_SOURCE_DIR) + "/tests/data/goldens/mixtral"}) {
+    const auto model = LoadModel(path).value();
+    const int vocab = model->spec.vocab_rows, hidden = model->spec.hidden;
+    const auto run = [&](bool poisoned) {
+      BlocksLimits limits = TestLimits();
+      auto blocks = MakeCpuBlocks(model, limits).value();
+      const std::vector<TokenId> tokens = TestRandom(3).Tokens(3, vocab);
+      const std::vector<int32_t> positions(3, 0);
+      const KvPage pages[] = {0, 1, 2};
+      const StateSlot slots[] = {0, 1, 2};
+      std::vector<RowGroup> groups;
+      for (int i = 0; i < 3; ++i) {
+        blocks->ZeroState(slots[i]);
+        groups.push_back({i, 1, 0, {&pages[i], 1}, slots[i], {&slots[i], 1}});
+      }
+      const StepBatch batch{tokens, positions, groups};
+      const Residual io = blocks->residual();
+      blocks->Embed(batch, io);
+      if (poisoned) io.x[hidden + 1] = std::numeric_limits<float>::quiet_NaN();
+      for (int layer = 0; layer < model->spec.trunk_layers(); ++layer) {
+        blocks->Mixer(layer, batch, io);
+        blocks->Ffn(layer, batch, io);
+      }
+      const int rows[] = {0, 1, 2};
+      std::vector<float> hiddens(3 * hidden), logits(3 * vocab);
+      blocks->Head(Blocks::HeadOf::kTrunk, rows, io, hiddens.data(), logits.data());
+      return logits;
+    };
+    const std::vector<float> clean = run(false), poisoned = run(true);
+    for (int i = 0; i < vocab; ++i) {
+      ASSERT_EQ(poisoned[i], clean[i]);
+      ASSERT_TRUE(std::isnan(poisoned[vocab + i])) << path << " " << i;
+      ASSERT_EQ(poisoned[2 * vocab + i], clean[2 * vocab + i]);
+    }
+  }
+}
+
 TEST(CpuBlocksTest, UnknownInstructionSetIsRefusedByName) {
   setenv("GANTRY_CPU_ISA", "mmx", 1);
   const auto blocks = MakeCpuBlocks(LoadModel(kTiny).value(), TestLimits());

@@ -149,14 +149,16 @@ void FeedForward::Choose(int rows) {
   }
 }
 
-// Top-k of the router's logits; ties go to the lower index. Softmax over all experts, renormalised over the chosen, is
-// the softmax over the chosen; without that, all experts stand in the divisor.
+// Top-k of the router's logits; ties go to the lower index, NaN comes after every number. Softmax over all experts,
+// renormalised over the chosen, is the softmax over the chosen; without that, all experts stand in the divisor.
 void FeedForward::Route(const float* logits, int* order, int* expert, float* weight) const {
   const auto& moe = std::get<MixtureOfExpertsSpec>(spec_);
   const int k = moe.experts_per_token;
   for (int e = 0; e < moe.experts; ++e) order[e] = e;
-  std::partial_sort(order, order + k, order + moe.experts,
-                    [logits](int a, int b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+  std::partial_sort(order, order + k, order + moe.experts, [logits](int a, int b) {
+    if (std::isnan(logits[a]) != std::isnan(logits[b])) return std::isnan(logits[b]);
+    return logits[a] > logits[b] || (!(logits[a] < logits[b]) && a < b);
+  });
   float sum = 0;
   for (int i = 0; i < k; ++i) sum += weight[i] = std::exp(logits[order[i]] - logits[order[0]]);
   if (moe.gating == GatingRule::kSoftmax) {
