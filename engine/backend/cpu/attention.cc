@@ -167,23 +167,27 @@ void AttentionLayer::FoldSpan(const Item& item, int span, AttentionBuffers::Thre
   for (int q = 0; q < queries; ++q) {
     own->query[q] = Query(group.first_row + item.first + q / per_row, item.kv_head * per_row + q % per_row);
   }
-  const int end = std::min((span + 1) * kSpanTokens, first_position + item.rows);
+  const int last = first_position + item.rows, end = std::min((span + 1) * kSpanTokens, last);
   for (int page = span * kSpanTokens; page < end; page += kKvPageTokens) {
     // Rows before the page see nothing of it.
     const int skipped = std::max(0, page - first_position) * per_row;
     for (int q = skipped; q < queries; ++q) {
       own->count[q] = std::min(kKvPageTokens, first_position + q / per_row + 1 - page);
     }
+    const int next = page + kKvPageTokens;
     const AttentionState state = into->at(at + skipped);
-    step_.kernels.floats->attend_page({.kv = cache_.At(group.pages[page / kKvPageTokens], item.kv_head),
-                                       .scale = spec_.score_scale,
-                                       .queries = queries - skipped,
-                                       .query = own->query.data() + skipped,
-                                       .count = own->count.data() + skipped,
-                                       .max = state.max,
-                                       .sum = state.sum,
-                                       .acc = state.acc,
-                                       .acc_stride = into->dim});
+    step_.kernels.floats->attend_page(
+        {.kv = cache_.At(group.pages[page / kKvPageTokens], item.kv_head),
+         .scale = spec_.score_scale,
+         .queries = queries - skipped,
+         .query = own->query.data() + skipped,
+         .count = own->count.data() + skipped,
+         .most = own->count[queries - 1],
+         .next_keys = next < last ? cache_.At(group.pages[next / kKvPageTokens], item.kv_head).keys : nullptr,
+         .max = state.max,
+         .sum = state.sum,
+         .acc = state.acc,
+         .acc_stride = into->dim});
   }
 }
 

@@ -282,6 +282,12 @@ struct KvInt8 {
   static inline Vec Load(const int8_t* p) { return Vec::LoadInt8(p); }
 };
 
+// Part `part` of `parts` equal ones of what will be read next, asked for while the present is computed.
+static inline void PrefetchPart(const void* memory, int64_t bytes, int part, int parts) {
+  const char* end = (const char*)memory + bytes * (part + 1) / parts;
+  for (const char* p = (const char*)memory + bytes * part / parts; p < end; p += 64) __builtin_prefetch(p);
+}
+
 // scores[r][16 s + lane] for vectors [first, first + S) of positions.
 template <int R, int S, typename Format>
 static inline void ScoreTile(const AttentionPage& page, const float* const* query, int first, float (*scores)[64]) {
@@ -293,7 +299,10 @@ static inline void ScoreTile(const AttentionPage& page, const float* const* quer
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) acc[r][s] = Vec::Zero();
   }
+  const bool ahead = query == page.query && first == 0;
+  const int64_t value_bytes = (int64_t)page.most * ((head_dim + 15) / 16 * 16) * sizeof(*keys);
   for (int d = 0; d < head_dim; ++d) {
+    if (ahead) PrefetchPart(page.kv.values, value_bytes, d, head_dim);
     Vec key[S];
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) key[s] = Format::Load(keys + ((int64_t)s * head_dim + d) * 16);
@@ -359,7 +368,10 @@ static inline void ValueTile(const AttentionPage& page, int first, int c, const 
       acc[r][v] = Vec::Mul(Vec::Load(page.acc + (first + r) * page.acc_stride + c + 16 * v), Vec::Broadcast(fade[r]));
     }
   }
+  const bool ahead = page.next_keys != nullptr && first == 0 && c == 0;
+  const int64_t key_bytes = 64 * (int64_t)page.kv.head_dim * sizeof(*values);
   for (int j = 0; j < least; ++j) {
+    if (ahead) PrefetchPart(page.next_keys, key_bytes, j, least);
     Vec value[C];
 #pragma GCC unroll 4
     for (int v = 0; v < C; ++v) value[v] = Format::Load(values + j * stride + 16 * v);

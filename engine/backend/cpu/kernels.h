@@ -75,6 +75,8 @@ struct AttentionPage {
   int queries;
   const float* const* query;  // [queries], head_dim each
   const int* count;           // [queries]: positions of the page that the query sees, at least 1
+  int most;                   // the largest of them
+  const void* next_keys;      // of the page that comes after, to be asked for in time; null: none
   float* max;                 // [queries]; -inf before the first page
   float* sum;                 // [queries]; 0
   float* acc;                 // query i at acc + i * acc_stride: [padded head_dim]; 0
