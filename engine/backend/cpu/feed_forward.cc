@@ -86,14 +86,8 @@ void FeedForward::Run(int rows, Residual io) {
                const SwiGlu& w = weights_of(e);
                const int first = b.begin[e], count = b.begin[e + 1] - first;
                const auto multiply = [&](const Weight& weight, Rows& out) {
-                 if (weight.is_packed) {
-                   const QuantizedRow* in = (weight.block() == 32 ? b.in32 : b.in256).data() + first;
-                   step_.kernels.ints->matmul(weight.packed, begin / kPanelRows, (end + kPanelRows - 1) / kPanelRows,
-                                              in, count, out.pointers() + first);
-                 } else {
-                   step_.kernels.floats->matmul(weight.floats, begin, end, b.in.data() + first, count,
-                                                out.pointers() + first);
-                 }
+                 const ActivationRows in{b.in.data() + first, (weight.block() == 32 ? b.in32 : b.in256).data() + first};
+                 Multiply(step_.kernels, weight, begin, end, in, count, out.pointers() + first);
                };
                multiply(w.gate, b.gate);
                multiply(w.up, b.up);
@@ -116,7 +110,9 @@ void FeedForward::Run(int rows, Residual io) {
   ForExperts([&](int e) -> const Weight& { return weights_of(e).down; },
              [&](int e, int64_t begin, int64_t end) {
                const int first = b.begin[e], count = b.begin[e + 1] - first;
-               Multiply(step_.kernels, weights_of(e).down, begin, end, b.gate, first, count, b.down.pointers() + first);
+               const Weight& down = weights_of(e).down;
+               Multiply(step_.kernels, down, begin, end, ActivationRows::Of(b.gate, down, first), count,
+                        b.down.pointers() + first);
              });
   step_.pool.ParallelFor(rows, [&](int64_t row, int) {
     float* delta = io.delta + row * step_.hidden;

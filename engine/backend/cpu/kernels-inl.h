@@ -16,6 +16,18 @@ static inline Vec LoadWeights(const float* p) {
 static inline Vec LoadWeights(const uint16_t* p) {
   return Vec::LoadBf16(p);
 }
+// An element of F16 weights; BF16 is uint16_t.
+struct Half {
+  uint16_t bits;
+};
+static inline Vec LoadWeights(const Half* p) {
+  return Vec::LoadHalf((const uint16_t*)p);
+}
+static inline Vec LoadWeightsTail(const Half* p, int64_t n) {
+  uint16_t padded[16] = {};
+  memcpy(padded, p, sizeof(uint16_t) * n);
+  return Vec::LoadHalf(padded);
+}
 static inline Vec LoadWeightsTail(const float* p, int64_t n) {
   return Vec::LoadTail(p, n);
 }
@@ -71,10 +83,13 @@ static void MatMulOf(const T* w, int64_t columns, int64_t begin, int64_t end, co
 }
 
 static void MatMul(const WeightView& w, int64_t begin, int64_t end, const float* const* x, int count, float* const* y) {
-  if (w.bf16) {
-    MatMulOf((const uint16_t*)w.data, w.columns, begin, end, x, count, y);
-  } else {
-    MatMulOf((const float*)w.data, w.columns, begin, end, x, count, y);
+  switch (w.type) {
+    case PlainType::kF32:
+      return MatMulOf((const float*)w.data, w.columns, begin, end, x, count, y);
+    case PlainType::kBF16:
+      return MatMulOf((const uint16_t*)w.data, w.columns, begin, end, x, count, y);
+    case PlainType::kF16:
+      return MatMulOf((const Half*)w.data, w.columns, begin, end, x, count, y);
   }
 }
 

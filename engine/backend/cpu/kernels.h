@@ -3,9 +3,9 @@
 // Accumulation contract (every path, every shape): a dot product of n terms runs in 16 float32 lanes; lane l takes
 // terms l, l + 16, l + 32, ... in ascending order, each by one fused multiply-add; n is filled up to a multiple of 16
 // with zero terms. The lanes are then added as ((l, l + 8), then (l, l + 4), then (l, l + 2), then (l, l + 1)). BF16
-// weights are widened exactly. Error: |result - exact| <= (n / 16 + 5) * 2^-24 * sum |a_i b_i|, hence c = n / 16 + 5 in
-// units of float32 rounding. exp is Exp of kernels-inl.h on every path: within 2 units in the last place on [-87, 88],
-// clamped outside, NaN stays NaN.
+// and F16 weights are widened exactly. Error: |result - exact| <= (n / 16 + 5) * 2^-24 * sum |a_i b_i|, hence c = n /
+// 16 + 5 in units of float32 rounding. exp is Exp of kernels-inl.h on every path: within 2 units in the last place on
+// [-87, 88], clamped outside, NaN stays NaN.
 //
 // Activations are rows of `stride` floats, stride a multiple of 16, zero beyond their n values. Weights need no
 // padding.
@@ -22,12 +22,17 @@ inline constexpr int64_t PaddedTo16(int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
 }
 
-// [rows, columns] row-major, float32 or BF16.
+enum class PlainType : uint8_t { kF32, kBF16, kF16 };
+inline constexpr int64_t ElementBytes(PlainType type) {
+  return type == PlainType::kF32 ? 4 : 2;
+}
+
+// [rows, columns] row-major.
 struct WeightView {
   const void* data = nullptr;
   int64_t rows = 0;
   int64_t columns = 0;
-  bool bf16 = false;
+  PlainType type = PlainType::kF32;
 };
 
 // Slabs of one delta-net head: 16 value columns of the state each, run through consecutive tokens.

@@ -25,13 +25,14 @@ TEST(KernelsTest, MatMulHasTheSameBitsOnEveryPathAndForAnyNumberOfRows) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
   for (int64_t columns : {1, 15, 16, 17, 64, 100, 255, 1024}) {
-    for (bool bf16 : {true, false}) {
+    for (const PlainType type : {PlainType::kBF16, PlainType::kF16, PlainType::kF32}) {
       constexpr int kRows = 13, kCount = 11;
       std::vector<uint16_t> w16(kRows * columns);
       std::vector<float> w32(kRows * columns);
       for (size_t i = 0; i < w16.size(); ++i) {
-        w16[i] = FloatToBf16(normal(random));
-        w32[i] = Bf16ToFloat(w16[i]);
+        const float value = normal(random);
+        w16[i] = type == PlainType::kF16 ? FloatToF16(value) : FloatToBf16(value);
+        w32[i] = type == PlainType::kF16 ? F16ToFloat(w16[i]) : Bf16ToFloat(w16[i]);
       }
       const int64_t stride = PaddedTo16(columns);
       std::vector<float> x(kCount * stride);
@@ -40,7 +41,8 @@ TEST(KernelsTest, MatMulHasTheSameBitsOnEveryPathAndForAnyNumberOfRows) {
         for (int64_t j = 0; j < columns; ++j) x[i * stride + j] = normal(random);
         xs.push_back(&x[i * stride]);
       }
-      const WeightView view{bf16 ? static_cast<const void*>(w16.data()) : w32.data(), kRows, columns, bf16};
+      const bool wide = type == PlainType::kF32;
+      const WeightView view{wide ? static_cast<const void*>(w32.data()) : w16.data(), kRows, columns, type};
       std::vector<float> expected(kCount * kRows);
       for (int i = 0; i < kCount; ++i) {
         float* y = &expected[i * kRows];

@@ -79,7 +79,8 @@ struct Step {
         const int64_t own = Items(product.w);
         if (item < own) {
           const int64_t rows = ItemRows(product.w), begin = item * rows;
-          Multiply(kernels, product.w, begin, std::min(product.w.rows, begin + rows), product.x, 0, count, product.y);
+          Multiply(kernels, product.w, begin, std::min(product.w.rows, begin + rows),
+                   ActivationRows::Of(product.x, product.w, 0), count, product.y);
           return;
         }
         item -= own;
