@@ -107,6 +107,10 @@ void FeedForward::Run(int rows, Residual io) {
       if (down.block() == 256) b.gate.Quantize(b.place[i], *step_.kernels.ints, 256, 0, down.columns);
     });
   }
+  if (!mixture_) {
+    step_.MatMul({{weights_of(0).down, b.gate, step_.DeltaRows(rows, io)}}, rows);
+    return;
+  }
   ForExperts([&](int e) -> const Weight& { return weights_of(e).down; },
              [&](int e, int64_t begin, int64_t end) {
                const int first = b.begin[e], count = b.begin[e + 1] - first;
