@@ -23,7 +23,7 @@
 
 // How far ahead of a lone activation row its weights are asked for: a page or so, as the hardware's own prefetch stops
 // at its end.
-static constexpr int kPrefetchAhead = 2048;
+static constexpr int kPrefetchAhead = 4096;
 
 // ---- block types: 32 elements, one scale ----
 
