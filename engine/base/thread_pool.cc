@@ -53,6 +53,7 @@ int UsableThreads() {
 
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = UsableThreads();
+  stretches_ = std::vector<Stretch>(threads);
   for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { HelperLoop(i); });
 }
 
@@ -70,8 +71,10 @@ void ThreadPool::Run(int64_t count, Function function, const void* context) {
   }
   function_ = function;
   context_ = context;
-  count_ = count;
-  next_.store(0, std::memory_order_relaxed);
+  for (int i = 0; i < threads(); ++i) {
+    stretches_[i].next.store(count * i / threads(), std::memory_order_relaxed);
+    stretches_[i].end = count * (i + 1) / threads();
+  }
   const uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
   gate_.store(uint64_t{generation} << 32, std::memory_order_release);
   generation_.store(generation, std::memory_order_release);
@@ -99,7 +102,12 @@ void ThreadPool::Leave() {
 }
 
 void ThreadPool::Work(int thread) {
-  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) function_(context_, i, thread);
+  for (int k = 0; k < threads(); ++k) {
+    Stretch& stretch = stretches_[(thread + k) % threads()];
+    for (int64_t i; (i = stretch.next.fetch_add(1, std::memory_order_relaxed)) < stretch.end;) {
+      function_(context_, i, thread);
+    }
+  }
 }
 
 void ThreadPool::HelperLoop(int thread) {

@@ -1,8 +1,9 @@
 // A fixed team of threads for short parallel loops.
 //
-// Who computes what is decided by an atomic counter, so results must not depend on it: a loop body writes only to
-// places that its index owns. Between loops the helpers spin for at most 50 us, then park. Nothing allocates in
-// ParallelFor.
+// Every thread begins with its own stretch of consecutive indices, so that it streams through what they read, and then
+// helps with the others'. Who computes what is therefore not known before, and results must not depend on it: a loop
+// body writes only to places that its index owns. Between loops the helpers spin for at most 50 us, then park. Nothing
+// allocates in ParallelFor.
 //
 // The owner never waits for a helper that has not begun: a loop closes when its indices are given out, and who comes
 // later finds it closed. So a helper that the kernel keeps from running (others want its core) costs its share of the
@@ -30,7 +31,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int threads() const { return static_cast<int>(helpers_.size()) + 1; }
+  int threads() const { return static_cast<int>(stretches_.size()); }
 
   // body(index, thread) for every index in [0, count); returns when all are done. `thread` is in [0, threads()).
   template <typename Body>
@@ -57,8 +58,11 @@ class ThreadPool {
   // One loop at a time; written by the owner before gate_ opens, read by helpers who have joined.
   Function function_ = nullptr;
   const void* context_ = nullptr;
-  int64_t count_ = 0;
-  alignas(64) std::atomic<int64_t> next_{0};
+  struct alignas(64) Stretch {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  std::vector<Stretch> stretches_;                   // one for each thread
   alignas(64) std::atomic<uint32_t> generation_{0};  // what helpers wait on
   alignas(64) std::atomic<uint64_t> gate_{kClosed};
   std::atomic<bool> stopping_{false};

@@ -32,13 +32,18 @@ class CpuBlocks final : public Blocks {
         limits_(limits),
         step_(kernels, limits.threads),
         store_(&step_.pool),
-        numerics_id_("cpu/f32x16+int8"),
-        costs_(CpuCacheCosts(model_->spec, limits.kv_type)) {
+        numerics_id_(absl::StrCat("cpu/2/f32x16+int8/kv-", cpu::NameOf(cpu::FormatOf(limits.kv_type)))),
+        costs_(CpuCacheCosts(model_->spec, limits.kv_type)),
+        caches_(costs_.kv_page_bytes * limits.kv_pages + costs_.state_slot_bytes * limits.state_slots) {
+    caches_.Touch(step_.pool);
     AllocateBuffers();
     layers_.reserve(spec().total_layers());
     for (int i = 0; i < spec().total_layers(); ++i) AddLayer(i);
     for (Layer& layer : layers_) layer.ffn->Fit(limits_.max_rows);
     for (Layer& layer : layers_) layer.ffn->Bind();
+    GANTRY_CHECK(caches_taken_ == caches_.data() + costs_.kv_page_bytes * limits_.kv_pages +
+                                      costs_.state_slot_bytes * limits_.state_slots,
+                 "caches take what their costs say");
     head_ = store_.Add(model_->head);
     cpu::Require(&step_.normed, {&head_});
     if (model_->mtp) {
@@ -151,14 +156,22 @@ class CpuBlocks final : public Blocks {
     const LayerSpec& shape = spec().layer(index);
     layer.source = &model_->layer(index);
     if (const auto* attention = std::get_if<AttentionSpec>(&shape.mixer)) {
+      uint8_t* memory = TakeCache(AttentionLayer::KvPageBytes(*attention, limits_.kv_type) * limits_.kv_pages);
       layer.attention = std::make_unique<AttentionLayer>(*attention, std::get<AttentionWeights>(layer.source->mixer),
-                                                         limits_, &store_, &step_);
+                                                         limits_, memory, &store_, &step_, &attention_buffers_);
     } else {
       const auto& net = std::get<GatedDeltaNetSpec>(shape.mixer);
+      uint8_t* memory = TakeCache(DeltaNetLayer::StateSlotBytes(net) * limits_.state_slots);
       layer.delta_net = std::make_unique<DeltaNetLayer>(net, std::get<GatedDeltaNetWeights>(layer.source->mixer),
-                                                        limits_, &store_, &step_);
+                                                        limits_, memory, &store_, &step_);
     }
     layer.ffn = std::make_unique<FeedForward>(shape.ffn, *layer.source, &store_, &step_, &expert_buffers_);
+  }
+
+  uint8_t* TakeCache(int64_t bytes) {
+    uint8_t* memory = caches_taken_;
+    caches_taken_ += bytes;
+    return memory;
   }
 
   void AllocateBuffers() {
@@ -204,6 +217,9 @@ class CpuBlocks final : public Blocks {
   cpu::ExpertBuffers expert_buffers_;
   std::string numerics_id_;
   CacheCosts costs_;
+  cpu::HugeBuffer caches_;  // every layer's pages and slots
+  uint8_t* caches_taken_ = caches_.data();
+  cpu::AttentionBuffers attention_buffers_;
   std::vector<Layer> layers_;
   Weight head_, fc_;
   RoutingTape* tape_ = nullptr;
@@ -237,11 +253,10 @@ absl::Status CheckModel(const ModelSpec& spec) {
 }  // namespace
 
 CacheCosts CpuCacheCosts(const ModelSpec& spec, KvType kv_type) {
-  (void)kv_type;
   CacheCosts costs;
   for (int i = 0; i < spec.total_layers(); ++i) {
     if (const auto* attention = std::get_if<AttentionSpec>(&spec.layer(i).mixer)) {
-      costs.kv_page_bytes += AttentionLayer::KvPageBytes(*attention);
+      costs.kv_page_bytes += AttentionLayer::KvPageBytes(*attention, kv_type);
     } else {
       costs.state_slot_bytes += DeltaNetLayer::StateSlotBytes(std::get<GatedDeltaNetSpec>(spec.layer(i).mixer));
     }

@@ -28,7 +28,7 @@ int64_t DeltaNetLayer::StateSlotBytes(const GatedDeltaNetSpec& spec) {
 }
 
 DeltaNetLayer::DeltaNetLayer(const GatedDeltaNetSpec& spec, const GatedDeltaNetWeights& weights,
-                             const BlocksLimits& limits, WeightStore* store, Step* step)
+                             const BlocksLimits& limits, uint8_t* memory, WeightStore* store, Step* step)
     : spec_(spec),
       source_(weights),
       step_(*step),
@@ -46,20 +46,20 @@ DeltaNetLayer::DeltaNetLayer(const GatedDeltaNetSpec& spec, const GatedDeltaNetW
     for (int j = 0; j < spec.conv_kernel; ++j)
       taps_[static_cast<size_t>(j) * channels + c] = weights.conv[c * spec.conv_kernel + j];
   }
-  states_.resize(limits.state_slots * state_size_);
-  columns_.resize(limits.state_slots * column_size_);
+  states_ = reinterpret_cast<float*>(memory);
+  columns_ = states_ + limits.state_slots * state_size_;
   history_.resize(column_size_);
   Require(&step->normed, {&qkv_, &z_, &b_, &a_});
   Require(&step->mixed, {&out_});
 }
 
 void DeltaNetLayer::ZeroState(StateSlot slot) {
-  std::fill_n(states_.begin() + slot * state_size_, state_size_, 0.0f);
-  std::fill_n(columns_.begin() + slot * column_size_, column_size_, 0.0f);
+  std::fill_n(states_ + slot * state_size_, state_size_, 0.0f);
+  std::fill_n(columns_ + slot * column_size_, column_size_, 0.0f);
 }
 void DeltaNetLayer::CopyState(StateSlot from, StateSlot to) {
-  std::copy_n(states_.begin() + from * state_size_, state_size_, states_.begin() + to * state_size_);
-  std::copy_n(columns_.begin() + from * column_size_, column_size_, columns_.begin() + to * column_size_);
+  std::copy_n(states_ + from * state_size_, state_size_, states_ + to * state_size_);
+  std::copy_n(columns_ + from * column_size_, column_size_, columns_ + to * column_size_);
 }
 
 // The heads' raw output overwrites the convolution's input, which nobody reads any more: head h at a multiple of 16.
@@ -87,7 +87,7 @@ void DeltaNetLayer::Run(const StepBatch& batch, Residual io) {
 void DeltaNetLayer::Convolve(const RowGroup& group) {
   const int taps = spec_.conv_kernel, channels = spec_.conv_channels();
   // A copy, because one of the output slots may be the input slot.
-  std::copy_n(columns_.begin() + group.state_in * column_size_, column_size_, history_.begin());
+  std::copy_n(columns_ + group.state_in * column_size_, column_size_, history_.begin());
   // Input of token t (t < 0: before the group).
   const auto input = [&](int t) -> const float* {
     return t < 0 ? history_.data() + static_cast<int64_t>(taps - 1 + t) * channels
@@ -119,26 +119,26 @@ void DeltaNetLayer::Convolve(const RowGroup& group) {
   const int kept = static_cast<int>(group.state_out.size());
   for (int i = 0; i < kept; ++i) {
     const int t = group.rows - kept + i;
-    float* columns = columns_.data() + group.state_out[i] * column_size_;
+    float* columns = columns_ + group.state_out[i] * column_size_;
     for (int j = 0; j < taps - 1; ++j) {
       std::copy_n(input(t - taps + 2 + j), channels, columns + static_cast<int64_t>(j) * channels);
     }
   }
 }
 
-// One value head over the group's tokens, slab by slab; the state after each kept row goes to its slot.
+// One value head over the group's tokens, two slabs at a time; the state after each kept row goes to its slot.
 void DeltaNetLayer::RunHead(const RowGroup& group, int head) {
   const int key_head = spec_.tiled_value_heads ? head % spec_.key_heads : head / (spec_.value_heads / spec_.key_heads);
   const int kept = static_cast<int>(group.state_out.size()), value_dim = spec_.value_dim;
-  const int64_t slab_size = int64_t{spec_.key_dim} * kLanes;
   float* c = step_.conv.row(group.first_row);
   const int64_t stride = step_.conv.stride();
-  for (int slab = 0; slab < slabs_; ++slab) {
+  for (int slab = 0; slab < slabs_; slab += 2) {
+    const int slabs = std::min(2, slabs_ - slab);
+    const int64_t slab_size = int64_t{spec_.key_dim} * kLanes, size = slabs * slab_size;
     const int64_t at = (static_cast<int64_t>(head) * slabs_ + slab) * slab_size;
-    alignas(64) float state[kKeyDimMax * kLanes];
-    std::copy_n(states_.begin() + group.state_in * state_size_ + at, slab_size, state);
-    const auto run = [&](int first, int tokens) {
+    const auto run = [&](float* state, int first, int tokens) {
       step_.kernels.floats->delta_slab({.state = state,
+                                        .slabs = slabs,
                                         .key_dim = spec_.key_dim,
                                         .tokens = tokens,
                                         .q = c + first * stride + int64_t{key_head} * spec_.key_dim,
@@ -153,10 +153,20 @@ void DeltaNetLayer::RunHead(const RowGroup& group, int head) {
                                         .out = HeadOutput(group.first_row + first, head) + slab * kLanes,
                                         .out_stride = step_.wide.stride()});
     };
-    if (group.rows > kept) run(0, group.rows - kept);
+    const float* old = states_ + group.state_in * state_size_ + at;
+    if (kept == 1) {
+      // What a decoding row and a prompt's chunk keep is where they end: no need to work elsewhere.
+      float* state = states_ + group.state_out[0] * state_size_ + at;
+      if (state != old) std::copy_n(old, size, state);
+      run(state, 0, group.rows);
+      continue;
+    }
+    alignas(64) float state[2 * kKeyDimMax * kLanes];
+    std::copy_n(old, size, state);
+    if (group.rows > kept) run(state, 0, group.rows - kept);
     for (int i = 0; i < kept; ++i) {
-      run(group.rows - kept + i, 1);
-      std::copy_n(state, slab_size, states_.begin() + group.state_out[i] * state_size_ + at);
+      run(state, group.rows - kept + i, 1);
+      std::copy_n(state, size, states_ + group.state_out[i] * state_size_ + at);
     }
   }
 }

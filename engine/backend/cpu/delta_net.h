@@ -15,8 +15,9 @@ class DeltaNetLayer {
  public:
   static constexpr int kKeyDimMax = 256;
 
+  // `memory`: limits.state_slots * StateSlotBytes, zeroed; the caller's.
   DeltaNetLayer(const GatedDeltaNetSpec& spec, const GatedDeltaNetWeights& weights, const BlocksLimits& limits,
-                WeightStore* store, Step* step);
+                uint8_t* memory, WeightStore* store, Step* step);
   static int64_t StateSlotBytes(const GatedDeltaNetSpec& spec);
   // Reads step.normed and state_in, writes state_out and io.delta.
   void Run(const StepBatch& batch, Residual io);
@@ -38,8 +39,8 @@ class DeltaNetLayer {
   std::vector<float> taps_;  // [conv_kernel, channels]
   int slabs_;                // of 16 value columns
   int64_t state_size_, column_size_;
-  std::vector<float> states_;   // [slots, value_heads, slabs, key_dim, 16]
-  std::vector<float> columns_;  // [slots, conv_kernel - 1, channels], oldest first
+  float* states_;               // [slots, value_heads, slabs, key_dim, 16]
+  float* columns_;              // [slots, conv_kernel - 1, channels], oldest first
   std::vector<float> history_;  // [conv_kernel - 1, channels]
 };
 

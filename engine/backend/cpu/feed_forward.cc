@@ -87,14 +87,8 @@ void FeedForward::Run(const StepBatch& batch, RoutingTape* tape, int layer, Resi
                const SwiGlu& w = weights_of(e);
                const int first = b.begin[e], count = b.begin[e + 1] - first;
                const auto multiply = [&](const Weight& weight, Rows& out) {
-                 if (weight.is_packed) {
-                   const QuantizedRow* in = (weight.block() == 32 ? b.in32 : b.in256).data() + first;
-                   step_.kernels.ints->matmul(weight.packed, begin / kPanelRows, (end + kPanelRows - 1) / kPanelRows,
-                                              in, count, out.pointers() + first);
-                 } else {
-                   step_.kernels.floats->matmul(weight.floats, begin, end, b.in.data() + first, count,
-                                                out.pointers() + first);
-                 }
+                 const ActivationRows in{b.in.data() + first, (weight.block() == 32 ? b.in32 : b.in256).data() + first};
+                 Multiply(step_.kernels, weight, begin, end, in, count, out.pointers() + first);
                };
                multiply(w.gate, b.gate);
                multiply(w.up, b.up);
@@ -114,10 +108,16 @@ void FeedForward::Run(const StepBatch& batch, RoutingTape* tape, int layer, Resi
       if (down.block() == 256) b.gate.Quantize(b.place[i], *step_.kernels.ints, 256, 0, down.columns);
     });
   }
+  if (!mixture_) {
+    step_.MatMul({{weights_of(0).down, b.gate, step_.DeltaRows(rows, io)}}, rows);
+    return;
+  }
   ForExperts([&](int e) -> const Weight& { return weights_of(e).down; },
              [&](int e, int64_t begin, int64_t end) {
                const int first = b.begin[e], count = b.begin[e + 1] - first;
-               Multiply(step_.kernels, weights_of(e).down, begin, end, b.gate, first, count, b.down.pointers() + first);
+               const Weight& down = weights_of(e).down;
+               Multiply(step_.kernels, down, begin, end, ActivationRows::Of(b.gate, down, first), count,
+                        b.down.pointers() + first);
              });
   step_.pool.ParallelFor(rows, [&](int64_t row, int) {
     float* delta = io.delta + row * step_.hidden;
@@ -156,17 +156,19 @@ void FeedForward::Choose(const StepBatch& batch, RoutingTape* tape, int layer) {
   }
 }
 
-// Top-k of the router's logits; ties go to the lower index. Softmax over all experts, renormalised over the chosen, is
-// the softmax over the chosen; without that, all experts stand in the divisor. `forced`, unless empty, names the
-// chosen.
+// Top-k of the router's logits; ties go to the lower index, NaN comes after every number. Softmax over all experts,
+// renormalised over the chosen, is the softmax over the chosen; without that, all experts stand in the divisor.
+// `forced`, unless empty, names the chosen.
 void FeedForward::Route(const float* logits, absl::Span<const int> forced, int* order, int* expert,
                         float* weight) const {
   const auto& moe = std::get<MixtureOfExpertsSpec>(spec_);
   const int k = moe.experts_per_token;
   for (int e = 0; e < moe.experts; ++e) order[e] = e;
   if (forced.empty()) {
-    std::partial_sort(order, order + k, order + moe.experts,
-                      [logits](int a, int b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+    std::partial_sort(order, order + k, order + moe.experts, [logits](int a, int b) {
+      if (std::isnan(logits[a]) != std::isnan(logits[b])) return std::isnan(logits[b]);
+      return logits[a] > logits[b] || (!(logits[a] < logits[b]) && a < b);
+    });
   } else {
     for (int i = 0; i < k; ++i) std::iter_swap(order + i, std::find(order + i, order + moe.experts, forced[i]));
   }
@@ -207,13 +209,13 @@ void FeedForward::Group(int rows) {
 template <typename WeightOf, typename Body>
 void FeedForward::ForExperts(const WeightOf& weight_of, const Body& body) {
   int64_t items = 0;
-  for (int e : buffers_.active) items += Step::Items(weight_of(e));
+  for (int e : buffers_.active) items += step_.Items(weight_of(e));
   step_.pool.ParallelFor(items, [&](int64_t item, int) {
     for (int e : buffers_.active) {
       const Weight& weight = weight_of(e);
-      const int64_t own = Step::Items(weight);
+      const int64_t own = step_.Items(weight);
       if (item < own) {
-        const int64_t stretch = Step::ItemRows(weight);
+        const int64_t stretch = step_.ItemRows(weight);
         body(e, item * stretch, std::min(weight.rows, (item + 1) * stretch));
         return;
       }

@@ -1,87 +1,123 @@
 // The int8 products over abstract vectors. Included once by each instruction set's file, which defines before:
 //
-//   kCountMax                     activation rows of one pass
+//   kTilePanels, kTileRows        a register tile: panels of weights times activation rows
 //   Bytes                         64 bytes: 4 elements of each of 16 rows
 //     Load(p), And(mask), Or(other), ShiftRight<bits>() (within bytes; upper bits are the neighbour's: mask them),
-//     ShiftLeft<bits>() (likewise)
+//     ShiftLeft<bits>() (likewise), Store(p)
 //   Ints                          16 int32, one per row
 //     Set(int), Add, Mul, FromBytes(p) (16 u8), FromSignedBytes(p) (16 s8), ToFloats()
-//     Dot<kWide>(acc, Bytes w, const int8_t* x4): acc + sum of w[r][i] * x4[i]; w is unsigned, <= 63 unless kWide
+//     Pairs(p, q): 16 u8 each as int16, p's in the lower half of a lane, q's in the upper
+//     Dot<kWide>(acc, Bytes w, Quad x): acc + sum of w[r][i] * x[i]; w is unsigned, <= 63 unless kWide
+//     DotPairs(acc, Ints pairs, const int16_t* x2): acc + p x2[0] + q x2[1]
+//   Quad                          4 activations for all rows: Load(const int8_t*)
 //   Floats                        16 float
 //     Zero(), FromHalf(p), Set(float), Mul, Fma(a, b, c) = a * b + c, Store(p, rows)
+//   LargestBits(x, n)             max of the bits of |x|, n a multiple of 16
+//   Quantize16(x, inverse, q)     q = nearest even of x * inverse, 16 of them; returns their sum
+//   PrefetchBytes(p)              of a stream that is read once
 //
 // Only static functions and C headers here, as in kernels-inl.h.
+//
+// A tile of kTilePanels x kTileRows keeps all its integer and float sums in registers, and has enough of them that the
+// latency of a dot product is hidden. Weights are unpacked vector by vector as the tile consumes them.
+
+// How far ahead of a lone activation row its weights are asked for: a page or so, as the hardware's own prefetch stops
+// at its end.
+static constexpr int kPrefetchAhead = 4096;
 
 // ---- block types: 32 elements, one scale ----
 
-struct LayoutQ8_0 {
-  static constexpr int kOffset = 128;  // stored + 128
+struct LayoutQ8_0 {  // stored + 128
   static constexpr bool kWide = true, kMin = false;
   static constexpr int kScaleAt = 512, kBlockBytes = 544;
-  static inline void Unpack(const uint8_t* p, Bytes* w) {
-    for (int g = 0; g < 8; ++g) w[g] = Bytes::Load(p + 64 * g);
-  }
+  static inline Bytes Vector(const uint8_t* p, int g) { return Bytes::Load(p + 64 * g); }
+  static inline Ints Offset(const ActivationBlock32& x) { return Ints::Set(x.minus_sum_by_128); }
 };
-template <bool kHasMin>
-struct LayoutQ4 {
-  static constexpr int kOffset = kHasMin ? 0 : 8;
-  static constexpr bool kWide = false, kMin = kHasMin;
-  static constexpr int kScaleAt = 256, kBlockBytes = kHasMin ? 320 : 288;
-  static inline void Unpack(const uint8_t* p, Bytes* w) {
-    for (int g = 0; g < 4; ++g) {
-      const Bytes both = Bytes::Load(p + 64 * g);
-      w[g] = both.And(0x0f);
-      w[g + 4] = both.template ShiftRight<4>().And(0x0f);
-    }
-  }
+// Low nibbles are vectors 0-3, high nibbles 4-7.
+static inline Bytes Nibbles(const uint8_t* p, int low) {
+  const Bytes both = Bytes::Load(p);
+  return low ? both.And(0x0f) : both.template ShiftRight<4>().And(0x0f);
+}
+struct LayoutQ4_0 {
+  static constexpr bool kWide = false, kMin = false;
+  static constexpr int kScaleAt = 256, kBlockBytes = 288;
+  static inline Bytes Vector(const uint8_t* p, int g) { return Nibbles(p + 64 * (g % 4), g < 4); }
+  static inline Ints Offset(const ActivationBlock32& x) { return Ints::Set(x.minus_sum_by_8); }
+};
+struct LayoutQ4_1 {
+  static constexpr bool kWide = false, kMin = true;
+  static constexpr int kScaleAt = 256, kBlockBytes = 320;
+  static inline Bytes Vector(const uint8_t* p, int g) { return Nibbles(p + 64 * (g % 4), g < 4); }
+  static inline Ints Offset(const ActivationBlock32&) { return Ints::Set(0); }
 };
 
-template <int N, typename Layout>
-static inline void BlockPanel(const uint8_t* w, int64_t blocks, const QuantizedRow* x, float* const* y, int64_t row,
-                              int rows) {
-  Floats sum[N];
-  for (int n = 0; n < N; ++n) sum[n] = Floats::Zero();
+// P panels that lie panel_bytes apart times X activation rows; rows of the last panel that exist: `rows`.
+template <typename Layout, int P, int X>
+static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const QuantizedRow* rows_of_x,
+                      float* const* y, int64_t row, int rows) {
+  const ActivationBlock32* x[X];
+  for (int n = 0; n < X; ++n) x[n] = (const ActivationBlock32*)rows_of_x[n].blocks;
+  Floats sum[P][X];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
+  }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    Ints acc[N];
-    int total[N];
-    for (int n = 0; n < N; ++n) {
-      total[n] = x[n].sum16[2 * b] + x[n].sum16[2 * b + 1];
-      acc[n] = Ints::Set(-Layout::kOffset * total[n]);
+    if (X == 1) {
+      for (int at = 0; at < P * Layout::kBlockBytes; at += 64) PrefetchBytes(w + kPrefetchAhead + at);
     }
-    Bytes v[8];
-    Layout::Unpack(w, v);
+    Ints acc[P][X];
+#pragma GCC unroll 8
+    for (int n = 0; n < X; ++n) {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) acc[p][n] = Layout::Offset(x[n][b]);
+    }
 #pragma GCC unroll 8
     for (int g = 0; g < 8; ++g) {
+      Bytes v[P];
 #pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) acc[n] = Ints::Dot<Layout::kWide>(acc[n], v[g], x[n].q + 32 * b + 4 * g);
+      for (int p = 0; p < P; ++p) v[p] = Layout::Vector(w + p * panel_bytes, g);
+#pragma GCC unroll 8
+      for (int n = 0; n < X; ++n) {
+        const Quad four = Quad::Load(x[n][b].q + 4 * g);
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) acc[p][n] = Ints::Dot<Layout::kWide>(acc[p][n], v[p], four);
+      }
     }
-    const Floats d = Floats::FromHalf(w + Layout::kScaleAt);
-    for (int n = 0; n < N; ++n) {
-      sum[n] = Floats::Fma(acc[n].ToFloats(), Floats::Mul(d, Floats::Set(x[n].scale[b])), sum[n]);
-    }
-    if (Layout::kMin) {
-      const Floats m = Floats::FromHalf(w + Layout::kScaleAt + 32);
-      for (int n = 0; n < N; ++n) {
-        sum[n] = Floats::Fma(m, Floats::Set(x[n].scale[b] * (float)total[n]), sum[n]);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      const Floats d = Floats::FromHalf(w + p * panel_bytes + Layout::kScaleAt);
+#pragma GCC unroll 8
+      for (int n = 0; n < X; ++n) {
+        sum[p][n] = Floats::Fma(acc[p][n].ToFloats(), Floats::Mul(d, Floats::Set(x[n][b].scale)), sum[p][n]);
+      }
+      if (Layout::kMin) {
+        const Floats m = Floats::FromHalf(w + p * panel_bytes + Layout::kScaleAt + 32);
+#pragma GCC unroll 8
+        for (int n = 0; n < X; ++n) sum[p][n] = Floats::Fma(m, Floats::Set(x[n][b].scaled_sum), sum[p][n]);
       }
     }
   }
-  for (int n = 0; n < N; ++n) sum[n].Store(y[n] + row, rows);
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int n = 0; n < X; ++n) sum[p][n].Store(y[n] + row + 16 * p, p + 1 < P ? 16 : rows);
+  }
 }
 
 // ---- super-block types: 256 elements, scales of 32 or 16 of them ----
 
+// Every super-block layout has kGroups groups of kVectors vectors, each group with its scale:
+//   Vector<i>(p, g): vector i of group g;  Scale(p, scales, g), where scales has been filled by UnpackScales.
+
 // The 6-bit scales and minima of Q4_K and Q5_K: 12 bytes of each row, byte j of 16 rows at p + 16 j.
-static inline void UnpackScales(const uint8_t* p, uint8_t* scales, uint8_t* minima) {
-  for (int g = 0; g < 4; ++g) {
-    for (int r = 0; r < 16; ++r) {
-      const uint8_t a = p[16 * g + r], b = p[16 * (g + 4) + r], c = p[16 * (g + 8) + r];
-      scales[16 * g + r] = a & 63;
-      minima[16 * g + r] = b & 63;
-      scales[16 * (g + 4) + r] = (uint8_t)((c & 15) | ((a >> 6) << 4));
-      minima[16 * (g + 4) + r] = (uint8_t)((c >> 4) | ((b >> 6) << 4));
-    }
-  }
+static inline void UnpackScales45(const uint8_t* p, uint8_t* scales, uint8_t* minima) {
+  const Bytes a = Bytes::Load(p), b = Bytes::Load(p + 64), c = Bytes::Load(p + 128);
+  a.And(63).Store(scales);
+  b.And(63).Store(minima);
+  c.And(15).Or(a.template ShiftRight<2>().And(0x30)).Store(scales + 64);
+  c.template ShiftRight<4>().And(15).Or(b.template ShiftRight<2>().And(0x30)).Store(minima + 64);
 }
 
 // Q4_K: [qs 2048][scales 192][d 32][dmin 32]; Q5_K: [qs 2048][qh 512][scales 192][d 32][dmin 32]. Group g of 32
@@ -89,214 +125,229 @@ static inline void UnpackScales(const uint8_t* p, uint8_t* scales, uint8_t* mini
 // i.
 template <bool kFifthBit>
 struct LayoutQ45K {
+  static constexpr bool kMin = true;
+  static constexpr int kGroups = 8, kVectors = 8;
   static constexpr int kScalesAt = kFifthBit ? 2560 : 2048;
   static constexpr int kHalvesAt = kScalesAt + 192;
   static constexpr int kBlockBytes = kHalvesAt + 64;
-  static inline void Unpack(const uint8_t* p, int g, Bytes* w) {
-    for (int i = 0; i < 4; ++i) {
-      const Bytes both = Bytes::Load(p + 256 * g + 64 * i);
-      w[i] = both.And(0x0f);
-      w[i + 4] = both.template ShiftRight<4>().And(0x0f);
-    }
-    if (kFifthBit) {
-      const Bytes high = Bytes::Load(p + 2048 + 64 * g);
-      w[0] = w[0].Or(high.template ShiftLeft<4>().And(0x10));
-      w[1] = w[1].Or(high.template ShiftLeft<3>().And(0x10));
-      w[2] = w[2].Or(high.template ShiftLeft<2>().And(0x10));
-      w[3] = w[3].Or(high.template ShiftLeft<1>().And(0x10));
-      w[4] = w[4].Or(high.And(0x10));
-      w[5] = w[5].Or(high.template ShiftRight<1>().And(0x10));
-      w[6] = w[6].Or(high.template ShiftRight<2>().And(0x10));
-      w[7] = w[7].Or(high.template ShiftRight<3>().And(0x10));
-    }
+  template <int i>
+  static inline Bytes Vector(const uint8_t* p, int g) {
+    const Bytes low = Nibbles(p + 256 * g + 64 * (i % 4), i < 4);
+    if (!kFifthBit) return low;
+    const Bytes high = Bytes::Load(p + 2048 + 64 * g);
+    constexpr int kLeft = i < 4 ? 4 - i : 0, kRight = i > 4 ? i - 4 : 0;
+    return low.Or(high.template ShiftLeft<kLeft>().template ShiftRight<kRight>().And(0x10));
   }
+  static inline Ints Offset(const ActivationBlock256&, int) { return Ints::Set(0); }
+  static inline Ints Scale(const uint8_t*, const uint8_t* scales, int g) { return Ints::FromBytes(scales + 16 * g); }
 };
-
-template <int N, typename Layout>
-static inline void SuperPanel45(const uint8_t* w, int64_t blocks, const QuantizedRow* x, float* const* y, int64_t row,
-                                int rows) {
-  Floats sum[N];
-  for (int n = 0; n < N; ++n) sum[n] = Floats::Zero();
-  for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    uint8_t scales[128], minima[128];
-    UnpackScales(w + Layout::kScalesAt, scales, minima);
-    Ints products[N], offsets[N];
-    for (int n = 0; n < N; ++n) products[n] = offsets[n] = Ints::Set(0);
-    for (int g = 0; g < 8; ++g) {
-      Bytes v[8];
-      Layout::Unpack(w, g, v);
-      Ints acc[N];
-      for (int n = 0; n < N; ++n) acc[n] = Ints::Set(0);
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) {
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) acc[n] = Ints::Dot<false>(acc[n], v[i], x[n].q + 256 * b + 32 * g + 4 * i);
-      }
-      const Ints scale = Ints::FromBytes(scales + 16 * g), minimum = Ints::FromBytes(minima + 16 * g);
-      for (int n = 0; n < N; ++n) {
-        const int16_t* s = x[n].sum16 + 16 * b + 2 * g;
-        products[n] = Ints::Add(products[n], Ints::Mul(acc[n], scale));
-        offsets[n] = Ints::Add(offsets[n], Ints::Mul(minimum, Ints::Set(-(s[0] + s[1]))));
-      }
-    }
-    const Floats d = Floats::FromHalf(w + Layout::kHalvesAt), dmin = Floats::FromHalf(w + Layout::kHalvesAt + 32);
-    for (int n = 0; n < N; ++n) {
-      const Floats dx = Floats::Set(x[n].scale[b]);
-      sum[n] = Floats::Fma(products[n].ToFloats(), Floats::Mul(d, dx), sum[n]);
-      sum[n] = Floats::Fma(offsets[n].ToFloats(), Floats::Mul(dmin, dx), sum[n]);
-    }
-  }
-  for (int n = 0; n < N; ++n) sum[n].Store(y[n] + row, rows);
-}
 
 // Q6_K: [ql 2048][qh 1024][scales 256][d 32]. Chunk c of 64 elements is 16 vectors: nibbles of vectors i and i + 8 in
 // the vector at 512 c + 64 i, upper two bits of vectors j, j + 4, j + 8, j + 12 in the vector at 2048 + 256 c + 64 j.
+// Group g is a quarter of chunk g / 4.
 struct LayoutQ6K {
+  static constexpr bool kMin = false;
+  static constexpr int kGroups = 16, kVectors = 4;
   static constexpr int kScalesAt = 3072, kHalvesAt = 3328, kBlockBytes = 3360;
-  static inline void Unpack(const uint8_t* p, int c, Bytes* w) {
-    for (int i = 0; i < 8; ++i) {
-      const Bytes both = Bytes::Load(p + 512 * c + 64 * i);
-      w[i] = both.And(0x0f);
-      w[i + 8] = both.template ShiftRight<4>().And(0x0f);
+  template <int i>
+  static inline Bytes Vector(const uint8_t* p, int g) {
+    const int c = g / 4, quarter = g % 4;
+    const Bytes low = Nibbles(p + 512 * c + 64 * (4 * (quarter % 2) + i), quarter < 2);
+    const Bytes high = Bytes::Load(p + 2048 + 256 * c + 64 * i);
+    switch (quarter) {
+      case 0:
+        return low.Or(high.template ShiftLeft<4>().And(0x30));
+      case 1:
+        return low.Or(high.template ShiftLeft<2>().And(0x30));
+      case 2:
+        return low.Or(high.And(0x30));
+      default:
+        return low.Or(high.template ShiftRight<2>().And(0x30));
     }
-    for (int j = 0; j < 4; ++j) {
-      const Bytes high = Bytes::Load(p + 2048 + 256 * c + 64 * j);
-      w[j] = w[j].Or(high.template ShiftLeft<4>().And(0x30));
-      w[j + 4] = w[j + 4].Or(high.template ShiftLeft<2>().And(0x30));
-      w[j + 8] = w[j + 8].Or(high.And(0x30));
-      w[j + 12] = w[j + 12].Or(high.template ShiftRight<2>().And(0x30));
-    }
+  }
+  static inline Ints Offset(const ActivationBlock256& x, int g) { return Ints::Set(x.minus_sum16_by_32[g]); }
+  static inline Ints Scale(const uint8_t* p, const uint8_t*, int g) {
+    return Ints::FromSignedBytes(p + kScalesAt + 16 * g);
   }
 };
 
-template <int N>
-static inline void SuperPanel6(const uint8_t* w, int64_t blocks, const QuantizedRow* x, float* const* y, int64_t row,
-                               int rows) {
-  Floats sum[N];
-  for (int n = 0; n < N; ++n) sum[n] = Floats::Zero();
-  for (int64_t b = 0; b < blocks; ++b, w += LayoutQ6K::kBlockBytes) {
-    Ints products[N];
-    for (int n = 0; n < N; ++n) products[n] = Ints::Set(0);
-    for (int c = 0; c < 4; ++c) {
-      Bytes v[16];
-      LayoutQ6K::Unpack(w, c, v);
-#pragma GCC unroll 4
-      for (int g = 0; g < 4; ++g) {
-        Ints acc[N];
-        for (int n = 0; n < N; ++n) acc[n] = Ints::Set(-32 * x[n].sum16[16 * b + 4 * c + g]);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
+template <typename Layout, int i, int P, int X>
+static inline void SuperVectors(const uint8_t* w, int64_t panel_bytes, const ActivationBlock256* const* x, int64_t b,
+                                int g, Ints (*acc)[X]) {
+  if constexpr (i < Layout::kVectors) {
+    Bytes v[P];
 #pragma GCC unroll 8
-          for (int n = 0; n < N; ++n) {
-            acc[n] = Ints::Dot<false>(acc[n], v[4 * g + i], x[n].q + 256 * b + 64 * c + 16 * g + 4 * i);
-          }
-        }
-        const Ints scale = Ints::FromSignedBytes(w + LayoutQ6K::kScalesAt + 16 * (4 * c + g));
-        for (int n = 0; n < N; ++n) products[n] = Ints::Add(products[n], Ints::Mul(acc[n], scale));
+    for (int p = 0; p < P; ++p) v[p] = Layout::template Vector<i>(w + p * panel_bytes, g);
+#pragma GCC unroll 8
+    for (int n = 0; n < X; ++n) {
+      const Quad four = Quad::Load(x[n][b].q + 4 * (Layout::kVectors * g + i));
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) acc[p][n] = Ints::Dot<false>(acc[p][n], v[p], four);
+    }
+    SuperVectors<Layout, i + 1, P, X>(w, panel_bytes, x, b, g, acc);
+  }
+}
+
+template <typename Layout, int P, int X>
+static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const QuantizedRow* rows_of_x,
+                      float* const* y, int64_t row, int rows) {
+  const ActivationBlock256* x[X];
+  for (int n = 0; n < X; ++n) x[n] = (const ActivationBlock256*)rows_of_x[n].blocks;
+  Floats sum[P][X];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
+  }
+  for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
+    if (X == 1) {
+      for (int at = 0; at < P * Layout::kBlockBytes; at += 64) PrefetchBytes(w + kPrefetchAhead + at);
+    }
+    uint8_t scales[P][128], minima[P][128];
+    Ints products[P][X];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      if (Layout::kMin) UnpackScales45(w + p * panel_bytes + Layout::kScalesAt, scales[p], minima[p]);
+#pragma GCC unroll 8
+      for (int n = 0; n < X; ++n) products[p][n] = Ints::Set(0);
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < Layout::kGroups; ++g) {
+      Ints acc[P][X];
+#pragma GCC unroll 8
+      for (int n = 0; n < X; ++n) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) acc[p][n] = Layout::Offset(x[n][b], g);
+      }
+      SuperVectors<Layout, 0, P, X>(w, panel_bytes, x, b, g, acc);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) {
+        const Ints scale = Layout::Scale(w + p * panel_bytes, scales[p], g);
+#pragma GCC unroll 8
+        for (int n = 0; n < X; ++n) products[p][n] = Ints::Add(products[p][n], Ints::Mul(acc[p][n], scale));
       }
     }
-    const Floats d = Floats::FromHalf(w + LayoutQ6K::kHalvesAt);
-    for (int n = 0; n < N; ++n) {
-      sum[n] = Floats::Fma(products[n].ToFloats(), Floats::Mul(d, Floats::Set(x[n].scale[b])), sum[n]);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      const Floats d = Floats::FromHalf(w + p * panel_bytes + Layout::kHalvesAt);
+#pragma GCC unroll 8
+      for (int n = 0; n < X; ++n) {
+        sum[p][n] = Floats::Fma(products[p][n].ToFloats(), Floats::Mul(d, Floats::Set(x[n][b].scale)), sum[p][n]);
+      }
+      if (Layout::kMin) {
+        const Floats dmin = Floats::FromHalf(w + p * panel_bytes + Layout::kHalvesAt + 32);
+        Ints offsets[X];
+#pragma GCC unroll 8
+        for (int n = 0; n < X; ++n) offsets[n] = Ints::Set(0);
+#pragma GCC unroll 4
+        for (int g = 0; g < 8; g += 2) {
+          const Ints pairs = Ints::Pairs(minima[p] + 16 * g, minima[p] + 16 * (g + 1));
+#pragma GCC unroll 8
+          for (int n = 0; n < X; ++n) offsets[n] = Ints::DotPairs(offsets[n], pairs, x[n][b].minus_sum32 + g);
+        }
+#pragma GCC unroll 8
+        for (int n = 0; n < X; ++n) {
+          sum[p][n] = Floats::Fma(offsets[n].ToFloats(), Floats::Mul(dmin, Floats::Set(x[n][b].scale)), sum[p][n]);
+        }
+      }
     }
   }
-  for (int n = 0; n < N; ++n) sum[n].Store(y[n] + row, rows);
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int n = 0; n < X; ++n) sum[p][n].Store(y[n] + row + 16 * p, p + 1 < P ? 16 : rows);
+  }
 }
 
 // ---- every type, any number of activation rows ----
 
-template <int N>
-static inline void OnePanel(PackedType type, const uint8_t* w, int64_t blocks, const QuantizedRow* x, float* const* y,
-                            int64_t row, int rows) {
-  switch (type) {
+template <int P, int X>
+static inline void Tile(const PackedView& w, int64_t panel, const QuantizedRow* x, float* const* y) {
+  const int64_t blocks = w.blocks(), panel_bytes = blocks * PanelBlockBytes(w.type);
+  const uint8_t* data = w.data + panel * panel_bytes;
+  const int64_t row = panel * kPanelRows, left = w.rows - row - (P - 1) * kPanelRows;
+  const int rows = left < kPanelRows ? (int)left : kPanelRows;
+  switch (w.type) {
     case PackedType::kQ8_0:
-      return BlockPanel<N, LayoutQ8_0>(w, blocks, x, y, row, rows);
+      return BlockTile<LayoutQ8_0, P, X>(data, panel_bytes, blocks, x, y, row, rows);
     case PackedType::kQ4_0:
-      return BlockPanel<N, LayoutQ4<false>>(w, blocks, x, y, row, rows);
+      return BlockTile<LayoutQ4_0, P, X>(data, panel_bytes, blocks, x, y, row, rows);
     case PackedType::kQ4_1:
-      return BlockPanel<N, LayoutQ4<true>>(w, blocks, x, y, row, rows);
+      return BlockTile<LayoutQ4_1, P, X>(data, panel_bytes, blocks, x, y, row, rows);
     case PackedType::kQ4_K:
-      return SuperPanel45<N, LayoutQ45K<false>>(w, blocks, x, y, row, rows);
+      return SuperTile<LayoutQ45K<false>, P, X>(data, panel_bytes, blocks, x, y, row, rows);
     case PackedType::kQ5_K:
-      return SuperPanel45<N, LayoutQ45K<true>>(w, blocks, x, y, row, rows);
+      return SuperTile<LayoutQ45K<true>, P, X>(data, panel_bytes, blocks, x, y, row, rows);
     case PackedType::kQ6_K:
-      return SuperPanel6<N>(w, blocks, x, y, row, rows);
+      return SuperTile<LayoutQ6K, P, X>(data, panel_bytes, blocks, x, y, row, rows);
   }
 }
 
-template <int N>
-static void PanelsOf(const PackedView& w, int64_t begin, int64_t end, const QuantizedRow* x, float* const* y) {
-  const int64_t panel_bytes = w.blocks() * PanelBlockBytes(w.type);
-  for (int64_t p = begin; p < end; ++p) {
-    const int64_t row = p * kPanelRows, left = w.rows - row;
-    OnePanel<N>(w.type, w.data + p * panel_bytes, w.blocks(), x, y, row, left < kPanelRows ? (int)left : kPanelRows);
+// `left` of the activation rows in the tile of at most X.
+template <int P, int X>
+static inline void TileOfUpTo(int left, const PackedView& w, int64_t panel, const QuantizedRow* x, float* const* y) {
+  if constexpr (X > 1) {
+    if (left < X) return TileOfUpTo<P, X - 1>(left, w, panel, x, y);
   }
+  Tile<P, X>(w, panel, x, y);
 }
 
-// All activation rows for one panel before the next: a panel stays in the first-level cache.
 static void Int8MatMul(const PackedView& w, int64_t begin, int64_t end, const QuantizedRow* x, int count,
                        float* const* y) {
-  for (int64_t p = begin; p < end; ++p) {
-    int i = 0;
-    for (; i + kCountMax <= count; i += kCountMax) PanelsOf<kCountMax>(w, p, p + 1, x + i, y + i);
-    switch (count - i) {
-      case 1:
-        PanelsOf<1>(w, p, p + 1, x + i, y + i);
-        break;
-      case 2:
-        PanelsOf<2>(w, p, p + 1, x + i, y + i);
-        break;
-      case 3:
-        PanelsOf<3>(w, p, p + 1, x + i, y + i);
-        break;
-#if GANTRY_INT8_COUNT_MAX > 4
-      case 4:
-        PanelsOf<4>(w, p, p + 1, x + i, y + i);
-        break;
-      case 5:
-        PanelsOf<5>(w, p, p + 1, x + i, y + i);
-        break;
-      case 6:
-        PanelsOf<6>(w, p, p + 1, x + i, y + i);
-        break;
-      case 7:
-        PanelsOf<7>(w, p, p + 1, x + i, y + i);
-        break;
-#endif
-      default:
-        break;
+  // Activation rows that stay in the second-level cache while the panels pass.
+  constexpr int64_t kRowsBytes = 256 << 10;
+  int64_t chunk = kRowsBytes / ActivationBytes(BlockElements(w.type), w.columns) / kTileRows * kTileRows;
+  if (chunk < kTileRows) chunk = kTileRows;
+  for (int64_t first = 0; first < count; first += chunk) {
+    const int64_t stop = first + chunk < count ? first + chunk : count;
+    int64_t p = begin;
+    // A lone row takes one panel after the other, which is one stream from memory.
+    if (count > 1) {
+      for (; p + kTilePanels <= end; p += kTilePanels) {
+        for (int64_t i = first; i < stop; i += kTileRows) {
+          TileOfUpTo<kTilePanels, kTileRows>((int)(stop - i), w, p, x + i, y + i);
+        }
+      }
+    }
+    for (; p < end; ++p) {
+      for (int64_t i = first; i < stop; i += kTileRows) TileOfUpTo<1, kTileRows>((int)(stop - i), w, p, x + i, y + i);
     }
   }
 }
 
 // q = round to nearest even of x * (127 / max |x|). The same arithmetic, element by element, on every path.
-static void Quantize(const float* x, int64_t columns, int block, int8_t* q, float* scale, int16_t* sum16) {
-  for (int64_t b = 0; b < columns / block; ++b) {
-    const float* in = x + b * block;
-    int8_t* out = q + b * block;
-    uint32_t largest = 0;
-    for (int i = 0; i < block; ++i) {
-      uint32_t bits;
-      memcpy(&bits, in + i, sizeof(bits));
-      bits &= 0x7fffffffu;
-      largest = bits > largest ? bits : largest;
+static inline void QuantizeBlock(const float* x, int block, int8_t* q, float* scale, int* sum16) {
+  const uint32_t largest = LargestBits(x, block);
+  float magnitude;
+  memcpy(&magnitude, &largest, sizeof(magnitude));
+  if (largest >= 0x7f800000u) {
+    *scale = NAN;
+    memset(q, 0, block);
+    for (int i = 0; i < block / 16; ++i) sum16[i] = 0;
+    return;
+  }
+  const float inverse = magnitude > 0 ? 127.0f / magnitude : 0.0f;
+  *scale = magnitude / 127.0f;
+  for (int i = 0; i < block / 16; ++i) sum16[i] = Quantize16(x + 16 * i, inverse, q + 16 * i);
+}
+
+static void Quantize(const float* x, int64_t columns, int block, void* blocks) {
+  int sum16[16];
+  if (block == 32) {
+    ActivationBlock32* out = (ActivationBlock32*)blocks;
+    for (int64_t b = 0; b < columns / 32; ++b) {
+      QuantizeBlock(x + 32 * b, 32, out[b].q, &out[b].scale, sum16);
+      const int sum = sum16[0] + sum16[1];
+      out[b].scaled_sum = out[b].scale * (float)sum;
+      out[b].minus_sum_by_8 = -8 * sum;
+      out[b].minus_sum_by_128 = -128 * sum;
     }
-    float magnitude;
-    memcpy(&magnitude, &largest, sizeof(magnitude));
-    const int finite = largest < 0x7f800000u;
-    const float inverse = finite && magnitude > 0 ? 127.0f / magnitude : 0.0f;
-    scale[b] = finite ? magnitude / 127.0f : NAN;
-    for (int i = 0; i < block; i += 16) {
-      int sum = 0;
-      for (int j = 0; j < 16; ++j) {
-        // Adding and subtracting 1.5 * 2^23 rounds to an integer, ties to even, for |value| < 2^22.
-        const float value = finite ? in[i + j] * inverse : 0.0f;
-        const float rounded = (value + 12582912.0f) - 12582912.0f;
-        const int integer = (int)rounded;
-        out[i + j] = (int8_t)integer;
-        sum += integer;
-      }
-      sum16[(b * block + i) / 16] = (int16_t)sum;
-    }
+    return;
+  }
+  ActivationBlock256* out = (ActivationBlock256*)blocks;
+  for (int64_t b = 0; b < columns / 256; ++b) {
+    QuantizeBlock(x + 256 * b, 256, out[b].q, &out[b].scale, sum16);
+    for (int i = 0; i < 16; ++i) out[b].minus_sum16_by_32[i] = -32 * sum16[i];
+    for (int i = 0; i < 8; ++i) out[b].minus_sum32[i] = (int16_t) - (sum16[2 * i] + sum16[2 * i + 1]);
   }
 }

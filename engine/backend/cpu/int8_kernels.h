@@ -59,19 +59,39 @@ struct PackedView {
   int64_t blocks() const { return columns / BlockElements(type); }
 };
 
-// One activation row: int8 with a scale per 32 or per 256 elements. A block with a NaN or infinity has scale NaN.
+// Activations in int8, one record per block of a row: everything that a product needs of it lies together, so that a
+// row is one address and every path reads sums in the form it multiplies them in. A block with a NaN or infinity has
+// scale NaN and zeros.
+struct ActivationBlock32 {
+  float scale;
+  float scaled_sum;          // scale * sum of q
+  int32_t minus_sum_by_8;    // -8 * sum of q: the offset of Q4_0
+  int32_t minus_sum_by_128;  // likewise of Q8_0
+  int8_t q[32];
+};
+struct ActivationBlock256 {
+  int8_t q[256];
+  int32_t minus_sum16_by_32[16];  // -32 * sum of 16 elements: the offset of Q6_K
+  int16_t minus_sum32[8];         // -1 * sum of 32 elements: what the minima of Q4_K and Q5_K multiply
+  float scale;
+  float unused[3];
+};
+static_assert(sizeof(ActivationBlock32) == 48 && sizeof(ActivationBlock256) == 352);
+
+inline constexpr int64_t ActivationBytes(int block, int64_t columns) {
+  return columns / block * static_cast<int64_t>(block == 32 ? sizeof(ActivationBlock32) : sizeof(ActivationBlock256));
+}
+
 struct QuantizedRow {
-  const int8_t* q = nullptr;       // [columns]
-  const float* scale = nullptr;    // [columns / block]
-  const int16_t* sum16 = nullptr;  // [columns / 16]: sums of q over 16 elements
+  const void* blocks = nullptr;  // ActivationBlock32 or ActivationBlock256, whichever the weights take
 };
 
 struct Int8Kernels {
   const char* name;
   // y[i][row] for the rows of panels [begin, end) and activation rows [0, count). Rows beyond w.rows are not written.
   void (*matmul)(const PackedView& w, int64_t begin, int64_t end, const QuantizedRow* x, int count, float* const* y);
-  // q, scale and sum16 of x [columns], scales per `block` (32 or 256) elements; columns a multiple of block.
-  void (*quantize)(const float* x, int64_t columns, int block, int8_t* q, float* scale, int16_t* sum16);
+  // The records of x [columns], `block` (32 or 256) elements each; columns a multiple of block.
+  void (*quantize)(const float* x, int64_t columns, int block, void* blocks);
 };
 
 const Int8Kernels& ScalarInt8Kernels();

@@ -5,12 +5,11 @@
 #include <math.h>
 #include <string.h>
 
-#define GANTRY_INT8_COUNT_MAX 4
-
 namespace gantry::engine::cpu {
 namespace {
 
-constexpr int kCountMax = 4;
+// 16 registers: three integer and three float sums of two registers each, and temporaries.
+constexpr int kTilePanels = 1, kTileRows = 3;
 
 struct Bytes {
   __m256i low, high;  // rows 0-7, 8-15
@@ -29,6 +28,19 @@ struct Bytes {
   template <int kBits>
   Bytes ShiftLeft() const {
     return {_mm256_slli_epi16(low, kBits), _mm256_slli_epi16(high, kBits)};
+  }
+  void Store(uint8_t* p) const {
+    _mm256_storeu_si256((__m256i*)p, low);
+    _mm256_storeu_si256((__m256i*)(p + 32), high);
+  }
+};
+
+struct Quad {
+  __m256i lanes;
+  static Quad Load(const int8_t* x) {
+    int four;
+    memcpy(&four, x, sizeof(four));
+    return {_mm256_set1_epi32(four)};
   }
 };
 
@@ -90,13 +102,47 @@ struct Ints {
   }
   Floats ToFloats() const { return {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)}; }
   template <bool kWide>
-  static Ints Dot(const Ints& acc, const Bytes& w, const int8_t* x) {
-    int four;
-    memcpy(&four, x, sizeof(four));
-    const __m256i all = _mm256_set1_epi32(four);
-    return {DotHalf<kWide>(acc.low, w.low, all), DotHalf<kWide>(acc.high, w.high, all)};
+  static Ints Dot(const Ints& acc, const Bytes& w, const Quad& x) {
+    return {DotHalf<kWide>(acc.low, w.low, x.lanes), DotHalf<kWide>(acc.high, w.high, x.lanes)};
+  }
+  static Ints Pairs(const uint8_t* p, const uint8_t* q) {
+    const Ints a = FromBytes(p), b = FromBytes(q);
+    return {_mm256_or_si256(a.low, _mm256_slli_epi32(b.low, 16)),
+            _mm256_or_si256(a.high, _mm256_slli_epi32(b.high, 16))};
+  }
+  static Ints DotPairs(const Ints& acc, const Ints& pairs, const int16_t* x) {
+    int two;
+    memcpy(&two, x, sizeof(two));
+    const __m256i all = _mm256_set1_epi32(two);
+    return {_mm256_add_epi32(acc.low, _mm256_madd_epi16(pairs.low, all)),
+            _mm256_add_epi32(acc.high, _mm256_madd_epi16(pairs.high, all))};
   }
 };
+
+inline __m128i Fold(__m256i v, __m128i (*add)(__m128i, __m128i)) {
+  __m128i four = add(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  four = add(four, _mm_shuffle_epi32(four, 0x4e));
+  return add(four, _mm_shuffle_epi32(four, 0xb1));
+}
+inline uint32_t LargestBits(const float* x, int n) {
+  __m256i largest = _mm256_setzero_si256();
+  for (int i = 0; i < n; i += 8) {
+    const __m256i bits = _mm256_loadu_si256((const __m256i*)(x + i));
+    largest = _mm256_max_epi32(largest, _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)));
+  }
+  return (uint32_t)_mm_cvtsi128_si32(Fold(largest, [](__m128i a, __m128i b) { return _mm_max_epi32(a, b); }));
+}
+inline int Quantize16(const float* x, float inverse, int8_t* q) {
+  const __m256 factor = _mm256_set1_ps(inverse);
+  const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), factor));
+  const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), factor));
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+  _mm_storeu_si128((__m128i*)q, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  return _mm_cvtsi128_si32(Fold(_mm256_add_epi32(low, high), [](__m128i a, __m128i b) { return _mm_add_epi32(a, b); }));
+}
+inline void PrefetchBytes(const uint8_t* p) {
+  _mm_prefetch((const char*)p, _MM_HINT_NTA);
+}
 
 #include "engine/backend/cpu/int8_kernels-inl.h"
 

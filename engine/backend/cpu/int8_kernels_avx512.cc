@@ -6,13 +6,12 @@
 #include <math.h>
 #include <string.h>
 
-#define GANTRY_INT8_COUNT_MAX 8
-
 namespace gantry::engine::cpu {
 namespace {
 
-// 32 registers: 8 integer and 8 float accumulators, the weights of a block, and temporaries.
-constexpr int kCountMax = 8;
+// 32 registers: 12 integer and 12 float sums, two weights, an activation, and temporaries. 12 chains hide the four or
+// five cycles of a dot product on two ports.
+constexpr int kTilePanels = 2, kTileRows = 6;
 
 struct Bytes {
   __m512i lanes;
@@ -26,6 +25,16 @@ struct Bytes {
   template <int kBits>
   Bytes ShiftLeft() const {
     return {_mm512_slli_epi16(lanes, kBits)};
+  }
+  void Store(uint8_t* p) const { _mm512_storeu_si512(p, lanes); }
+};
+
+struct Quad {
+  __m512i lanes;
+  static Quad Load(const int8_t* x) {
+    int four;
+    memcpy(&four, x, sizeof(four));
+    return {_mm512_set1_epi32(four)};
   }
 };
 
@@ -50,12 +59,35 @@ struct Ints {
   static Ints Mul(const Ints& a, const Ints& b) { return {_mm512_mullo_epi32(a.lanes, b.lanes)}; }
   Floats ToFloats() const { return {_mm512_cvtepi32_ps(lanes)}; }
   template <bool kWide>
-  static Ints Dot(const Ints& acc, const Bytes& w, const int8_t* x) {
-    int four;
-    memcpy(&four, x, sizeof(four));
-    return {_mm512_dpbusd_epi32(acc.lanes, w.lanes, _mm512_set1_epi32(four))};
+  static Ints Dot(const Ints& acc, const Bytes& w, const Quad& x) {
+    return {_mm512_dpbusd_epi32(acc.lanes, w.lanes, x.lanes)};
+  }
+  static Ints Pairs(const uint8_t* p, const uint8_t* q) {
+    return {_mm512_or_si512(FromBytes(p).lanes, _mm512_slli_epi32(FromBytes(q).lanes, 16))};
+  }
+  static Ints DotPairs(const Ints& acc, const Ints& pairs, const int16_t* x) {
+    int two;
+    memcpy(&two, x, sizeof(two));
+    return {_mm512_dpwssd_epi32(acc.lanes, pairs.lanes, _mm512_set1_epi32(two))};
   }
 };
+
+inline uint32_t LargestBits(const float* x, int n) {
+  __m512i largest = _mm512_setzero_si512();
+  for (int i = 0; i < n; i += 16) {
+    const __m512i bits = _mm512_and_si512(_mm512_loadu_si512(x + i), _mm512_set1_epi32(0x7fffffff));
+    largest = _mm512_max_epi32(largest, bits);
+  }
+  return (uint32_t)_mm512_reduce_max_epi32(largest);
+}
+inline int Quantize16(const float* x, float inverse, int8_t* q) {
+  const __m512i integers = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+  _mm_storeu_si128((__m128i*)q, _mm512_cvtepi32_epi8(integers));
+  return _mm512_reduce_add_epi32(integers);
+}
+inline void PrefetchBytes(const uint8_t* p) {
+  _mm_prefetch((const char*)p, _MM_HINT_NTA);
+}
 
 #include "engine/backend/cpu/int8_kernels-inl.h"
 

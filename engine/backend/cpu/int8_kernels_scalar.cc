@@ -6,12 +6,10 @@
 
 #include "engine/base/numeric.h"
 
-#define GANTRY_INT8_COUNT_MAX 4
-
 namespace gantry::engine::cpu {
 namespace {
 
-constexpr int kCountMax = 4;
+constexpr int kTilePanels = 1, kTileRows = 1;
 
 struct Bytes {
   uint8_t lanes[64];
@@ -41,6 +39,16 @@ struct Bytes {
   template <int kBits>
   Bytes ShiftLeft() const {
     return Map([](int v) { return v << kBits; });
+  }
+  void Store(uint8_t* p) const { memcpy(p, lanes, sizeof(lanes)); }
+};
+
+struct Quad {
+  int8_t four[4];
+  static Quad Load(const int8_t* x) {
+    Quad out;
+    memcpy(out.four, x, sizeof(out.four));
+    return out;
   }
 };
 
@@ -103,14 +111,46 @@ struct Ints {
     return out;
   }
   template <bool kWide>
-  static Ints Dot(const Ints& acc, const Bytes& w, const int8_t* x) {
+  static Ints Dot(const Ints& acc, const Bytes& w, const Quad& x) {
     Ints out = acc;
     for (int r = 0; r < 16; ++r) {
-      for (int i = 0; i < 4; ++i) out.lanes[r] += w.lanes[4 * r + i] * x[i];
+      for (int i = 0; i < 4; ++i) out.lanes[r] += w.lanes[4 * r + i] * x.four[i];
     }
     return out;
   }
+  static Ints Pairs(const uint8_t* p, const uint8_t* q) {
+    Ints out;
+    for (int r = 0; r < 16; ++r) out.lanes[r] = p[r] | q[r] << 16;
+    return out;
+  }
+  static Ints DotPairs(const Ints& acc, const Ints& pairs, const int16_t* x) {
+    Ints out = acc;
+    for (int r = 0; r < 16; ++r) out.lanes[r] += (pairs.lanes[r] & 0xffff) * x[0] + (pairs.lanes[r] >> 16) * x[1];
+    return out;
+  }
 };
+
+uint32_t LargestBits(const float* x, int n) {
+  uint32_t largest = 0;
+  for (int i = 0; i < n; ++i) {
+    uint32_t bits;
+    memcpy(&bits, x + i, sizeof(bits));
+    bits &= 0x7fffffffu;
+    largest = bits > largest ? bits : largest;
+  }
+  return largest;
+}
+int Quantize16(const float* x, float inverse, int8_t* q) {
+  int sum = 0;
+  for (int j = 0; j < 16; ++j) {
+    // Adding and subtracting 1.5 * 2^23 rounds to an integer, ties to even, for |value| < 2^22.
+    const int integer = (int)((x[j] * inverse + 12582912.0f) - 12582912.0f);
+    q[j] = (int8_t)integer;
+    sum += integer;
+  }
+  return sum;
+}
+void PrefetchBytes(const uint8_t*) {}
 
 #include "engine/backend/cpu/int8_kernels-inl.h"
 

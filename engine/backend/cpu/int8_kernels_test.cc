@@ -54,20 +54,31 @@ std::vector<uint8_t> RandomMatrix(const Type& type, int64_t rows, int64_t column
 
 struct Activations {
   Activations(int count, int64_t columns, int block, std::mt19937& random)
-      : x(count * columns), q(x.size()), scale(x.size() / block), sum16(x.size() / 16) {
+      : x(count * columns), row_bytes(ActivationBytes(block, columns)), records(count * row_bytes), block_(block) {
     std::normal_distribution<float> normal;
     for (float& value : x) value = normal(random);
     for (int i = 0; i < count; ++i) {
-      ScalarInt8Kernels().quantize(&x[i * columns], columns, block, &q[i * columns], &scale[i * (columns / block)],
-                                   &sum16[i * (columns / 16)]);
-      rows.push_back({&q[i * columns], &scale[i * (columns / block)], &sum16[i * (columns / 16)]});
+      ScalarInt8Kernels().quantize(&x[i * columns], columns, block, &records[i * row_bytes]);
+      rows.push_back({&records[i * row_bytes]});
     }
   }
+  float scale(int row, int64_t column) const {
+    const void* blocks = rows[row].blocks;
+    return block_ == 32 ? static_cast<const ActivationBlock32*>(blocks)[column / 32].scale
+                        : static_cast<const ActivationBlock256*>(blocks)[column / 256].scale;
+  }
+  int q(int row, int64_t column) const {
+    const void* blocks = rows[row].blocks;
+    return block_ == 32 ? static_cast<const ActivationBlock32*>(blocks)[column / 32].q[column % 32]
+                        : static_cast<const ActivationBlock256*>(blocks)[column / 256].q[column % 256];
+  }
   std::vector<float> x;
-  std::vector<int8_t> q;
-  std::vector<float> scale;
-  std::vector<int16_t> sum16;
+  int64_t row_bytes;
+  std::vector<uint8_t> records;
   std::vector<QuantizedRow> rows;
+
+ private:
+  int block_;
 };
 
 TEST(Int8KernelsTest, ProductsAreWithinTheContractAndHaveTheSameBitsOnEveryPath) {
@@ -75,17 +86,17 @@ TEST(Int8KernelsTest, ProductsAreWithinTheContractAndHaveTheSameBitsOnEveryPath)
   for (const Type& type : kTypes) {
     const int block = BlockElements(type.packed);
     for (int64_t columns : {int64_t{block}, int64_t{3} * block, int64_t{1024}}) {
-      constexpr int kRows = 37, kCount = 11;
+      constexpr int kRows = 53, kCount = 14;
       const std::vector<uint8_t> file = RandomMatrix(type, kRows, columns, random);
       AlignedBuffer<uint8_t> packed(PackedBytes(type.packed, kRows, columns));
-      PackPanels(type.packed, file.data(), kRows, columns, 0, 3, packed.data());
+      PackPanels(type.packed, file.data(), kRows, columns, 0, 4, packed.data());
       const PackedView view{packed.data(), kRows, columns, type.packed};
       const Activations in(kCount, columns, block, random);
 
       std::vector<float> expected(kCount * kRows);
       std::vector<float*> out;
       for (int i = 0; i < kCount; ++i) out.push_back(&expected[i * kRows]);
-      for (int i = 0; i < kCount; ++i) ScalarInt8Kernels().matmul(view, 0, 3, &in.rows[i], 1, &out[i]);
+      for (int i = 0; i < kCount; ++i) ScalarInt8Kernels().matmul(view, 0, 4, &in.rows[i], 1, &out[i]);
       std::vector<float> weights(columns);
       for (int r = 0; r < kRows; ++r) {
         DecodeRow(type.dtype, file.data() + r * RowBytes(type.dtype, columns), columns, weights.data());
@@ -93,7 +104,7 @@ TEST(Int8KernelsTest, ProductsAreWithinTheContractAndHaveTheSameBitsOnEveryPath)
           // Where a minimum is taken off, the two parts may be larger than what is left.
           double exact = 0, magnitude = 0;
           for (int64_t c = 0; c < columns; ++c) {
-            const double x = static_cast<double>(in.scale[i * (columns / block) + c / block]) * in.q[i * columns + c];
+            const double x = static_cast<double>(in.scale(i, c)) * in.q(i, c);
             exact += weights[c] * x;
             magnitude += (std::abs(weights[c]) + 6.4) * std::abs(x);
           }
@@ -108,7 +119,7 @@ TEST(Int8KernelsTest, ProductsAreWithinTheContractAndHaveTheSameBitsOnEveryPath)
           std::vector<float*> y;
           for (int i = 0; i < count; ++i) y.push_back(&got[i * kRows]);
           kernels->matmul(view, 0, 1, in.rows.data(), count, y.data());
-          kernels->matmul(view, 1, 3, in.rows.data(), count, y.data());
+          kernels->matmul(view, 1, 4, in.rows.data(), count, y.data());
           ASSERT_EQ(std::memcmp(got.data(), expected.data(), sizeof(float) * count * kRows), 0)
               << kernels->name << " " << InfoOf(type.dtype).name << " count " << count;
         }
@@ -127,30 +138,35 @@ TEST(Int8KernelsTest, QuantisedActivationsAreTheNearestSteps) {
     std::fill_n(x.begin(), block, 0.0f);
     x[2 * block] = 127.0f;  // a tie below: 0.5 steps
     for (int i = 1; i < block; ++i) x[2 * block + i] = static_cast<float>(i % 100) + 0.5f;
-    std::vector<int8_t> q(kColumns);
-    std::vector<float> scale(kColumns / block);
-    std::vector<int16_t> sum16(kColumns / 16);
-    ScalarInt8Kernels().quantize(x.data(), kColumns, block, q.data(), scale.data(), sum16.data());
-    EXPECT_EQ(scale[0], 0.0f);
-    EXPECT_EQ(q[0], 0);
-    EXPECT_EQ(q[2 * block + 1], 2) << "1.5 goes to the even neighbour";
-    EXPECT_EQ(q[2 * block + 2], 2) << "2.5 too";
-    for (int64_t i = 0; i < kColumns; ++i) {
-      ASSERT_LE(std::abs(x[i] - scale[i / block] * q[i]), scale[i / block] * 0.5001f) << i;
-    }
-    for (int64_t i = 0; i < kColumns; i += 16) {
-      int sum = 0;
-      for (int j = 0; j < 16; ++j) sum += q[i + j];
-      ASSERT_EQ(sum16[i / 16], sum);
+    std::vector<uint8_t> records(ActivationBytes(block, kColumns));
+    ScalarInt8Kernels().quantize(x.data(), kColumns, block, records.data());
+    const auto* by32 = reinterpret_cast<const ActivationBlock32*>(records.data());
+    const auto* by256 = reinterpret_cast<const ActivationBlock256*>(records.data());
+    const auto scale = [&](int64_t i) { return block == 32 ? by32[i / 32].scale : by256[i / 256].scale; };
+    const auto q = [&](int64_t i) { return block == 32 ? by32[i / 32].q[i % 32] : by256[i / 256].q[i % 256]; };
+    EXPECT_EQ(scale(0), 0.0f);
+    EXPECT_EQ(q(0), 0);
+    EXPECT_EQ(q(2 * block + 1), 2) << "1.5 goes to the even neighbour";
+    EXPECT_EQ(q(2 * block + 2), 2) << "2.5 too";
+    for (int64_t i = 0; i < kColumns; ++i) ASSERT_LE(std::abs(x[i] - scale(i) * q(i)), scale(i) * 0.5001f) << i;
+    for (int64_t i = 0; i < kColumns; i += 32) {
+      int sum16[2] = {};
+      for (int j = 0; j < 32; ++j) sum16[j / 16] += q(i + j);
+      const int sum = sum16[0] + sum16[1];
+      if (block == 32) {
+        ASSERT_EQ(by32[i / 32].minus_sum_by_8, -8 * sum);
+        ASSERT_EQ(by32[i / 32].minus_sum_by_128, -128 * sum);
+        ASSERT_EQ(by32[i / 32].scaled_sum, scale(i) * static_cast<float>(sum));
+      } else {
+        ASSERT_EQ(by256[i / 256].minus_sum32[i % 256 / 32], -sum);
+        ASSERT_EQ(by256[i / 256].minus_sum16_by_32[i % 256 / 16], -32 * sum16[0]);
+        ASSERT_EQ(by256[i / 256].minus_sum16_by_32[i % 256 / 16 + 1], -32 * sum16[1]);
+      }
     }
     for (const Int8Kernels* kernels : Available()) {
-      std::vector<int8_t> q2(kColumns);
-      std::vector<float> scale2(kColumns / block);
-      std::vector<int16_t> sum2(kColumns / 16);
-      kernels->quantize(x.data(), kColumns, block, q2.data(), scale2.data(), sum2.data());
-      EXPECT_EQ(q, q2) << kernels->name;
-      EXPECT_EQ(scale, scale2) << kernels->name;
-      EXPECT_EQ(sum16, sum2) << kernels->name;
+      std::vector<uint8_t> others(records.size());
+      kernels->quantize(x.data(), kColumns, block, others.data());
+      EXPECT_EQ(records, others) << kernels->name;
     }
   }
 }
@@ -166,7 +182,7 @@ TEST(Int8KernelsTest, WhatIsNotFinitePoisonsItsRowAlone) {
       Activations in(2, block, block, random);
       in.x[block + 5] = bad;
       for (const Int8Kernels* kernels : Available()) {
-        kernels->quantize(&in.x[block], block, block, &in.q[block], &in.scale[1], &in.sum16[block / 16]);
+        kernels->quantize(&in.x[block], block, block, &in.records[in.row_bytes]);
         std::vector<float> y(32);
         float* out[] = {y.data(), y.data() + 16};
         kernels->matmul({packed.data(), 16, block, type.packed}, 0, 1, in.rows.data(), 2, out);

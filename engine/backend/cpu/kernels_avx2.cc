@@ -1,4 +1,4 @@
-// Two 8-lane registers per vector. Compiled with -mavx2 -mfma, called only where the machine has both.
+// Two 8-lane registers per vector. Compiled with -mavx2 -mfma -mf16c, called only where the machine has them.
 #include "engine/backend/cpu/kernels.h"
 
 #include <immintrin.h>
@@ -10,6 +10,7 @@ namespace {
 
 // 16 registers: 2 x 2 tiles take 8 accumulators, 4 weights and 2 values.
 constexpr int kTileRows = 2, kTileRowsOne = 4, kTileColumns = 2;
+constexpr int kQueryTile = 2, kVectorTile = 2;
 
 struct Vec {
   __m256 low, high;  // lanes 0-7, 8-15
@@ -31,6 +32,15 @@ struct Vec {
     uint16_t padded[16] = {};
     memcpy(padded, p, sizeof(uint16_t) * n);
     return LoadBf16(padded);
+  }
+  static Vec LoadHalf(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+            _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
+  }
+  static Vec LoadInt8(const int8_t* p) {
+    const __m128i all = _mm_loadu_si128((const __m128i*)p);
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(all, 8)))};
   }
   static Vec Fma(const Vec& a, const Vec& b, const Vec& c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
@@ -55,6 +65,16 @@ struct Vec {
     _mm256_storeu_ps(p, low);
     _mm256_storeu_ps(p + 8, high);
   }
+  void StoreHalf(uint16_t* p) const {
+    _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((__m128i*)(p + 8), _mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  float ReduceMax() const {
+    const __m256 eight = _mm256_max_ps(low, high);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+  }
   float Reduce() const {
     const __m256 eight = _mm256_add_ps(low, high);
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -68,8 +88,9 @@ struct Vec {
 }  // namespace
 
 const Kernels& Avx2Kernels() {
-  static const Kernels kernels = {"avx2",       MatMul,    Dot,           AddNorm,     RmsNorm,      SiluMul,
-                                  ConvolveSilu, GatedNorm, GateBySigmoid, AddWeighted, RunDeltaSlab, AttendPage};
+  static const Kernels kernels = {"avx2",       MatMul,       Dot,       AddNorm,       RmsNorm,
+                                  SiluMul,      ConvolveSilu, GatedNorm, GateBySigmoid, AddWeighted,
+                                  RunDeltaSlab, Rotate,       WriteKv,   AttendPage,    MergeAttention};
   return kernels;
 }
 

@@ -8,6 +8,7 @@ namespace gantry::engine::cpu {
 namespace {
 
 constexpr int kTileRows = 1, kTileRowsOne = 1, kTileColumns = 4;
+constexpr int kQueryTile = 1, kVectorTile = 1;
 
 struct Vec {
   float lane[16];
@@ -28,6 +29,16 @@ struct Vec {
   static Vec LoadBf16Tail(const uint16_t* p, int64_t n) {
     Vec v = Zero();
     for (int64_t i = 0; i < n; ++i) v.lane[i] = Bf16ToFloat(p[i]);
+    return v;
+  }
+  static Vec LoadHalf(const uint16_t* p) {
+    Vec v;
+    for (int i = 0; i < 16; ++i) v.lane[i] = F16ToFloat(p[i]);
+    return v;
+  }
+  static Vec LoadInt8(const int8_t* p) {
+    Vec v;
+    for (int i = 0; i < 16; ++i) v.lane[i] = p[i];
     return v;
   }
   static Vec Fma(const Vec& a, const Vec& b, const Vec& c) {
@@ -79,6 +90,14 @@ struct Vec {
   }
   void Store(float* p) const { memcpy(p, lane, sizeof(lane)); }
   void StoreTail(float* p, int64_t n) const { memcpy(p, lane, sizeof(float) * n); }
+  void StoreHalf(uint16_t* p) const {
+    for (int i = 0; i < 16; ++i) p[i] = FloatToF16(lane[i]);
+  }
+  float ReduceMax() const {
+    float max = lane[0];
+    for (int i = 1; i < 16; ++i) max = lane[i] > max ? lane[i] : max;
+    return max;
+  }
   float Reduce() const {
     float sum[16];
     memcpy(sum, lane, sizeof(sum));
@@ -94,8 +113,9 @@ struct Vec {
 }  // namespace
 
 const Kernels& ScalarKernels() {
-  static const Kernels kernels = {"scalar",     MatMul,    Dot,           AddNorm,     RmsNorm,      SiluMul,
-                                  ConvolveSilu, GatedNorm, GateBySigmoid, AddWeighted, RunDeltaSlab, AttendPage};
+  static const Kernels kernels = {"scalar",     MatMul,       Dot,       AddNorm,       RmsNorm,
+                                  SiluMul,      ConvolveSilu, GatedNorm, GateBySigmoid, AddWeighted,
+                                  RunDeltaSlab, Rotate,       WriteKv,   AttendPage,    MergeAttention};
   return kernels;
 }
 

@@ -29,13 +29,10 @@ class Rows {
     if (form.columns >= columns) return;
     const auto rows = static_cast<int64_t>(pointers_.size());
     form.columns = columns;
-    form.q.assign(rows * columns, 0);
-    form.scale.assign(rows * (columns / block), 0.0f);
-    form.sum16.assign(rows * (columns / 16), 0);
+    form.row_bytes = ActivationBytes(block, columns);
+    form.blocks.assign(rows * form.row_bytes, 0);
     form.rows.resize(rows);
-    for (int64_t i = 0; i < rows; ++i) {
-      form.rows[i] = {&form.q[i * columns], &form.scale[i * (columns / block)], &form.sum16[i * (columns / 16)]};
-    }
+    for (int64_t i = 0; i < rows; ++i) form.rows[i] = {&form.blocks[i * form.row_bytes]};
   }
 
   float* row(int64_t i) { return pointers_[i]; }
@@ -53,17 +50,15 @@ class Rows {
     Form& form = block == 32 ? by32_ : by256_;
     if (end > form.columns) end = form.columns;
     if (begin >= end) return;
-    kernels.quantize(pointers_[i] + begin, end - begin, block, &form.q[i * form.columns + begin],
-                     &form.scale[i * (form.columns / block) + begin / block],
-                     &form.sum16[i * (form.columns / 16) + begin / 16]);
+    kernels.quantize(pointers_[i] + begin, end - begin, block,
+                     &form.blocks[i * form.row_bytes + ActivationBytes(block, begin)]);
   }
 
  private:
   struct Form {
     int64_t columns = 0;
-    std::vector<int8_t> q;
-    std::vector<float> scale;
-    std::vector<int16_t> sum16;
+    int64_t row_bytes = 0;
+    std::vector<uint8_t> blocks;  // [rows][row_bytes]
     std::vector<QuantizedRow> rows;
   };
   int64_t columns_ = 0;

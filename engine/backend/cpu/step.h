@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <initializer_list>
 #include <vector>
 
 #include "engine/backend/blocks.h"
+#include "engine/backend/cpu/rope.h"
 #include "engine/backend/cpu/rows.h"
 #include "engine/backend/cpu/weights.h"
 #include "engine/base/thread_pool.h"
@@ -29,6 +31,16 @@ struct Step {
   Rows conv;                     // delta net: after the convolution
   std::vector<float*> out_rows;  // rows of a residual's delta
 
+  std::deque<RopeTable> ropes;  // addresses stay
+
+  // The table of all layers that turn like this one. `rope` outlives the step.
+  RopeTable& Rope(const RopeSpec& rope, int max_rows) {
+    for (RopeTable& table : ropes) {
+      if (table.TurnsLike(rope)) return table;
+    }
+    return ropes.emplace_back(rope, max_rows);
+  }
+
   float* const* DeltaRows(int rows, Residual io) {
     for (int i = 0; i < rows; ++i) out_rows[i] = io.delta + static_cast<int64_t>(i) * hidden;
     return out_rows.data();
@@ -48,14 +60,15 @@ struct Step {
     float* const* y;  // output rows
   };
 
-  // Weight rows of one work item: some 64 KiB, so that a thread streams, but enough items to balance.
-  static int64_t ItemRows(const Weight& w) {
+  // Weight rows of one work item: up to 64 KiB, so that a thread streams, and no more than leaves each thread eight of
+  // them, so that none waits long for the last.
+  int64_t ItemRows(const Weight& w) const {
     constexpr int64_t kItemBytes = 64 << 10, kLeast = 32;
-    const int64_t row_bytes = w.is_packed ? PanelBlockBytes(w.packed.type) / kPanelRows * w.packed.blocks()
-                                          : w.columns * (w.floats.bf16 ? 2 : 4);
-    return std::max(kLeast, kItemBytes / std::max<int64_t>(row_bytes, 1) / kLeast * kLeast);
+    const int64_t row_bytes = std::max<int64_t>(1, w.row_bytes());
+    const int64_t bytes = std::min(kItemBytes, row_bytes * w.rows / (8 * pool.threads()));
+    return std::max(kLeast, bytes / row_bytes / kLeast * kLeast);
   }
-  static int64_t Items(const Weight& w) { return (w.rows + ItemRows(w) - 1) / ItemRows(w); }
+  int64_t Items(const Weight& w) const { return (w.rows + ItemRows(w) - 1) / ItemRows(w); }
 
   // Several products over rows [0, count) as one parallel loop.
   void MatMul(std::initializer_list<Product> products, int count) {
@@ -66,7 +79,8 @@ struct Step {
         const int64_t own = Items(product.w);
         if (item < own) {
           const int64_t rows = ItemRows(product.w), begin = item * rows;
-          Multiply(kernels, product.w, begin, std::min(product.w.rows, begin + rows), product.x, 0, count, product.y);
+          Multiply(kernels, product.w, begin, std::min(product.w.rows, begin + rows),
+                   ActivationRows::Of(product.x, product.w, 0), count, product.y);
           return;
         }
         item -= own;

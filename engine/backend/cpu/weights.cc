@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -28,6 +29,19 @@ std::optional<PackedType> PackedTypeOf(DType type) {
       return PackedType::kQ5_K;
     case DType::kQ6_K:
       return PackedType::kQ6_K;
+    default:
+      return std::nullopt;
+  }
+}
+
+std::optional<PlainType> PlainTypeOf(DType type) {
+  switch (type) {
+    case DType::kF32:
+      return PlainType::kF32;
+    case DType::kBF16:
+      return PlainType::kBF16;
+    case DType::kF16:
+      return PlainType::kF16;
     default:
       return std::nullopt;
   }
@@ -59,47 +73,116 @@ HugeBuffer& HugeBuffer::operator=(HugeBuffer&& other) noexcept {
   return *this;
 }
 
+void HugeBuffer::Touch(ThreadPool& pool) {
+  constexpr size_t kPage = 4096;
+  pool.ParallelFor(static_cast<int64_t>(size_ / kHugePage), [this](int64_t i, int) {
+    for (size_t at = i * kHugePage; at < (i + 1) * kHugePage; at += kPage) {
+      *static_cast<volatile uint8_t*>(data_ + at) = 0;
+    }
+  });
+}
+
+uint8_t* HugeArena::Take(int64_t bytes) {
+  constexpr int64_t kBufferBytes = int64_t{32} << 20, kAlignment = 64;
+  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (bytes > left_) {
+    HugeBuffer& buffer = buffers_.emplace_back(static_cast<size_t>(std::max(bytes, kBufferBytes)));
+    const int64_t rest = static_cast<int64_t>(buffer.size()) - bytes;
+    // Whichever has more room left serves the next: a large matrix does not make the small ones lose theirs.
+    if (rest < left_) return buffer.data();
+    free_ = buffer.data();
+    left_ = static_cast<int64_t>(buffer.size());
+  }
+  uint8_t* taken = free_;
+  free_ += bytes;
+  left_ -= bytes;
+  return taken;
+}
+
+int64_t Weight::row_bytes() const {
+  switch (form) {
+    case Form::kPlain:
+      return columns * ElementBytes(floats.type);
+    case Form::kPacked:
+      return PanelBlockBytes(packed.type) / kPanelRows * packed.blocks();
+    case Form::kTiles:
+      return tiles.row_bytes();
+  }
+  return 0;
+}
+
 Weight WeightStore::Add(const Matrix& matrix) {
   Weight weight;
   weight.rows = matrix.rows;
   weight.columns = matrix.columns;
   if (const std::optional<PackedType> type = PackedTypeOf(matrix.dtype); type.has_value() && matrix.scale == 1.0f) {
     const int64_t bytes = PackedBytes(*type, matrix.rows, matrix.columns);
-    HugeBuffer& buffer = buffers_.emplace_back(static_cast<size_t>(bytes));
-    weight.is_packed = true;
-    weight.packed = {buffer.data(), matrix.rows, matrix.columns, *type};
+    uint8_t* packed = arena_.Take(bytes);
+    weight.form = Weight::Form::kPacked;
+    weight.packed = {packed, matrix.rows, matrix.columns, *type};
     pool_.ParallelFor(weight.packed.panels(), [&](int64_t panel, int) {
       PackPanels(*type, static_cast<const uint8_t*>(matrix.data), matrix.rows, matrix.columns, panel, panel + 1,
-                 buffer.data());
+                 packed);
     });
     DropPages(matrix.data, matrix.bytes());
     bytes_ += bytes;
     return weight;
   }
-  weight.floats = {matrix.data, matrix.rows, matrix.columns, matrix.dtype == DType::kBF16};
-  if (matrix.dtype == DType::kF32 || matrix.dtype == DType::kBF16) {
-    in_place_.push_back(weight.floats);
-    bytes_ += matrix.bytes();
-    return weight;
+  in_place_.push_back(matrix);
+  bytes_ += matrix.bytes();
+  if (const std::optional<PlainType> type = PlainTypeOf(matrix.dtype); type.has_value() && matrix.scale == 1.0f) {
+    weight.floats = {matrix.data, matrix.rows, matrix.columns, *type};
+  } else {
+    weight.form = Weight::Form::kTiles;
+    weight.tiles = matrix;
   }
-  const int64_t bytes = matrix.rows * matrix.columns * static_cast<int64_t>(sizeof(float));
-  HugeBuffer& buffer = buffers_.emplace_back(static_cast<size_t>(bytes));
-  auto* wide = reinterpret_cast<float*>(buffer.data());
-  pool_.ParallelFor(matrix.rows, [&](int64_t row, int) { ReadRow(matrix, row, wide + row * matrix.columns); });
-  DropPages(matrix.data, matrix.bytes());
-  weight.floats.data = wide;
-  bytes_ += bytes;
   return weight;
 }
 
 void WeightStore::Prefault() const {
   constexpr int64_t kPageBytes = 4096;
   volatile char sink = 0;
-  for (const WeightView& view : in_place_) {
-    const int64_t bytes = view.rows * view.columns * (view.bf16 ? 2 : 4);
-    for (int64_t i = 0; i < bytes; i += kPageBytes) sink = static_cast<const char*>(view.data)[i];
+  for (const Matrix& matrix : in_place_) {
+    for (int64_t i = 0; i < matrix.bytes(); i += kPageBytes) sink = static_cast<const char*>(matrix.data)[i];
   }
   (void)sink;
+}
+
+namespace {
+
+// As many rows as a tile on the stack holds are widened, then multiplied with all activation rows.
+void MultiplyTiles(const Kernels& kernels, const Matrix& w, int64_t begin, int64_t end, const float* const* x,
+                   int count, float* const* y) {
+  constexpr int64_t kTileFloats = 32 << 10;
+  constexpr int kOutputs = 64;
+  alignas(64) float tile[kTileFloats];
+  GANTRY_CHECK(w.columns <= kTileFloats, "a tile holds a row");
+  const int64_t rows_max = kTileFloats / w.columns;
+  for (int64_t row = begin; row < end; row += rows_max) {
+    const int64_t rows = std::min(rows_max, end - row);
+    for (int64_t r = 0; r < rows; ++r) ReadRow(w, row + r, tile + r * w.columns);
+    for (int first = 0; first < count; first += kOutputs) {
+      const int some = std::min(kOutputs, count - first);
+      float* out[kOutputs];
+      for (int i = 0; i < some; ++i) out[i] = y[first + i] + row;
+      kernels.matmul({tile, rows, w.columns, PlainType::kF32}, 0, rows, x + first, some, out);
+    }
+  }
+}
+
+}  // namespace
+
+void Multiply(const KernelSet& kernels, const Weight& w, int64_t begin, int64_t end, const ActivationRows& x, int count,
+              float* const* y) {
+  switch (w.form) {
+    case Weight::Form::kPlain:
+      return kernels.floats->matmul(w.floats, begin, end, x.floats, count, y);
+    case Weight::Form::kPacked:
+      return kernels.ints->matmul(w.packed, begin / kPanelRows, (end + kPanelRows - 1) / kPanelRows, x.quantized, count,
+                                  y);
+    case Weight::Form::kTiles:
+      return MultiplyTiles(*kernels.floats, w.tiles, begin, end, x.floats, count, y);
+  }
 }
 
 }  // namespace gantry::engine::cpu

@@ -1,8 +1,8 @@
 // Matrices of a model in the form that the CPU kernels read.
 //
-//   F32, BF16                           as stored, row-major; the mapped file is read in place
+//   F32, BF16, F16                      as stored, row-major; the mapped file is read in place
 //   Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K  packed once into huge pages; the source's pages are given back
-//   everything else                     widened to float32 once
+//   everything else                     as stored, in place; widened to float32 tile by tile as it is multiplied
 #pragma once
 
 #include <cstdint>
@@ -20,15 +20,19 @@
 namespace gantry::engine::cpu {
 
 struct Weight {
-  WeightView floats;  // when not packed
+  // One of these, by form.
+  WeightView floats;
   PackedView packed;
-  bool is_packed = false;
+  Matrix tiles;
+  enum class Form : uint8_t { kPlain, kPacked, kTiles };
+  Form form = Form::kPlain;
   int64_t rows = 0;
   int64_t columns = 0;
 
   // The form of activations that its products take: 0 (floats), 32 or 256 (int8 with a scale per so many).
-  int block() const { return is_packed ? BlockElements(packed.type) : 0; }
+  int block() const { return form == Form::kPacked ? BlockElements(packed.type) : 0; }
   bool empty() const { return rows == 0; }
+  int64_t row_bytes() const;
 };
 
 // Memory from the kernel in huge pages where it has them, zeroed.
@@ -41,17 +45,33 @@ class HugeBuffer {
   HugeBuffer& operator=(HugeBuffer&& other) noexcept;
   uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  // Writes to every page of it, so that the kernel has none left to find when a request comes.
+  void Touch(ThreadPool& pool);
 
  private:
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
 };
 
+// Many matrices in few huge buffers: an expert is far smaller than a huge page.
+class HugeArena {
+ public:
+  // Zeroed, aligned to 64 bytes, alive as long as the arena.
+  uint8_t* Take(int64_t bytes);
+
+ private:
+  std::deque<HugeBuffer> buffers_;
+  uint8_t* free_ = nullptr;
+  int64_t left_ = 0;
+};
+
+// Loading never holds more than the packed weights and one tensor of the file: the source's pages are given back to the
+// kernel as soon as a tensor is packed.
 class WeightStore {
  public:
   explicit WeightStore(ThreadPool* pool) : pool_(*pool) {}
 
-  // The matrix must outlive the store unless it is packed or widened.
+  // The matrix must outlive the store unless it is packed.
   Weight Add(const Matrix& matrix);
   // Reads one word of every page that is used in place, so that the first request does not wait for the disk.
   void Prefault() const;
@@ -60,8 +80,8 @@ class WeightStore {
 
  private:
   ThreadPool& pool_;
-  std::deque<HugeBuffer> buffers_;  // addresses stay
-  std::vector<WeightView> in_place_;
+  HugeArena arena_;
+  std::vector<Matrix> in_place_;
   int64_t bytes_ = 0;
 };
 
@@ -74,16 +94,20 @@ struct KernelSet {
 // had.
 std::optional<KernelSet> ChooseKernels();
 
-// y[i][row] for rows [begin, end) of the weight, activation rows [first, first + count) of x. begin is a multiple of
-// 16, and end too unless it is the last row.
-inline void Multiply(const KernelSet& kernels, const Weight& w, int64_t begin, int64_t end, const Rows& x, int first,
-                     int count, float* const* y) {
-  if (w.is_packed) {
-    kernels.ints->matmul(w.packed, begin / kPanelRows, (end + kPanelRows - 1) / kPanelRows,
-                         x.quantized(w.block()) + first, count, y);
-  } else {
-    kernels.floats->matmul(w.floats, begin, end, x.pointers() + first, count, y);
+// Activation rows in the form that w.block() names.
+struct ActivationRows {
+  const float* const* floats = nullptr;
+  const QuantizedRow* quantized = nullptr;
+
+  static ActivationRows Of(const Rows& x, const Weight& w, int first) {
+    if (w.block() == 0) return {.floats = x.pointers() + first};
+    return {.quantized = x.quantized(w.block()) + first};
   }
-}
+};
+
+// y[i][row] for rows [begin, end) of the weight and activation rows [0, count). begin is a multiple of 16, and end too
+// unless it is the last row.
+void Multiply(const KernelSet& kernels, const Weight& w, int64_t begin, int64_t end, const ActivationRows& x, int count,
+              float* const* y);
 
 }  // namespace gantry::engine::cpu
