@@ -9,6 +9,10 @@ usage: accuracy.py --bin DIR [--threads T] [--json FILE]
                     greedily for 64 ids: at least 17 equal, each other one first differs where llama.cpp's own logits
                     of the two ids are less than 0.1 apart
 
+Int8 activations amplify rounding: whatever moves one by a millionth moves some to the next integer, and a few layers on
+the difference is that of any two roundings. How much that is for a file, llama.cpp tells against itself: each of the
+last three comparisons is repeated between its keys and values in float16 and in float32, and printed as `itself`.
+
 A position where the 8th and 9th expert of a layer are nearly as likely is a tie that rounding decides; in F32, where
 the bound is on the largest difference, such positions are left out and counted. llama.cpp runs with its plain
 attention; it keeps keys and values in float32 for the F32 file and in float16, as Gantry does, for the others.
@@ -149,29 +153,49 @@ def real_heads(sides: Sides, kind: str) -> dict:
     model, ids, router = made(sides.binary, kind), some_ids(4096), sides.folder / "router.f32"
     theirs = sides.llama_logits(model, ids, "--kv", "f32" if kind == "f32" else "f16", "--tensor", "ffn_moe_logits",
                                 "--tensor-out", router)
-    ties = router_ties(router, 256, 8) if kind == "f32" else set()
-    return compare(theirs, sides.gantry_logits(model, ids, "cpu"), ties)
+    ours = sides.gantry_logits(model, ids, "cpu")
+    if kind == "f32":
+        return compare(theirs, ours, router_ties(router, 256, 8))
+    itself = compare(theirs, sides.llama_logits(model, ids, "--kv", "f32"), set())
+    return {**compare(theirs, ours, set()), "itself": itself}
 
 
 def smollm2_text(sides: Sides, model: pathlib.Path) -> dict:
     ids = sides.llama_tokens(model, (ROOT / "docs/design.md").read_text())[:POSITIONS]
-    return compare(sides.llama_logits(model, ids, "--kv", "f16"), sides.gantry_logits(model, ids, "cpu"), set())
+    theirs = sides.llama_logits(model, ids, "--kv", "f16")
+    itself = compare(theirs, sides.llama_logits(model, ids, "--kv", "f32"), set())
+    return {**compare(theirs, sides.gantry_logits(model, ids, "cpu"), set()), "itself": itself}
+
+
+class GreedyTexts:
+    """How many of the prompts another side continues as llama.cpp did, and how close the first differences were."""
+
+    def __init__(self):
+        self.equal, self.differences = 0, []
+
+    def add(self, prompt: str, theirs: list[int], logits, others: list[int]) -> None:
+        at = next((i for i, (a, b) in enumerate(zip(theirs, others)) if a != b), None)
+        if at is None:
+            self.equal += 1
+            return
+        margin = logits[at][theirs[at]] - logits[at][others[at]]
+        self.differences.append({"prompt": prompt, "at": at, "margin": margin})
+
+    def summary(self) -> dict:
+        return {"texts": len(PROMPTS), "equal": self.equal, "differences": self.differences,
+                "max_margin": max((d["margin"] for d in self.differences), default=0.0)}
 
 
 def smollm2_greedy(sides: Sides, model: pathlib.Path, count: int = 64) -> dict:
-    equal, differences = 0, []
+    ours, itself = GreedyTexts(), GreedyTexts()
     for prompt in PROMPTS:
-        ids, out = sides.llama_tokens(model, prompt), sides.folder / "greedy.f32"
+        ids, out, unused = sides.llama_tokens(model, prompt), sides.folder / "greedy.f32", sides.folder / "unused.f32"
         theirs = json.loads(sides.llama(model, ids, "--kv", "f16", "--greedy", count, "--out", out))
-        ours = sides.gantry_greedy(model, ids, count)
-        at = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), None)
-        if at is None:
-            equal += 1
-            continue
-        logits = rows(out, count)[at]
-        differences.append({"prompt": prompt, "at": at, "margin": logits[theirs[at]] - logits[ours[at]]})
-    return {"texts": len(PROMPTS), "equal": equal, "differences": differences,
-            "max_margin": max((d["margin"] for d in differences), default=0.0)}
+        again = json.loads(sides.llama(model, ids, "--kv", "f32", "--greedy", count, "--out", unused))
+        logits = rows(out, count)
+        ours.add(prompt, theirs, logits, sides.gantry_greedy(model, ids, count))
+        itself.add(prompt, theirs, logits, again)
+    return {**ours.summary(), "itself": itself.summary()}
 
 
 def main() -> int:
@@ -193,25 +217,26 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         sides = Sides(args.bin, args.threads, pathlib.Path(folder))
+        def kl_line(r: dict, bound: str) -> str:
+            return (f"mean KL {r['mean_kl']:.2e} (<= {bound}), largest {r['max_kl']:.1e}, {r['same_argmax']} of "
+                    f"{r['positions']} argmax equal; itself: mean KL {r['itself']['mean_kl']:.2e}")
+
         r = real_heads(sides, "f32")
         report("real-heads F32", r, r["max_delta_of_spread"] <= 1e-3,
                f"largest difference {r['max_delta_of_spread']:.2e} of the spread (<= 1e-3), mean KL {r['mean_kl']:.1e}, "
                f"{r['same_argmax']} of {r['positions']} argmax equal, {r['left_out']} routing ties left out")
         r = real_heads(sides, "q8_0")
-        report("real-heads Q8_0", r, r["mean_kl"] <= 1e-3,
-               f"mean KL {r['mean_kl']:.2e} (<= 1e-3), largest {r['max_kl']:.1e}, "
-               f"{r['same_argmax']} of {r['positions']} argmax equal")
+        report("real-heads Q8_0", r, r["mean_kl"] <= 1e-3, kl_line(r, "1e-3"))
         smollm2 = os.environ.get("GANTRY_SMOLLM2")
         if smollm2:
             model = pathlib.Path(smollm2).absolute()
             r = smollm2_text(sides, model)
-            report("SmolLM2 text", r, r["mean_kl"] <= 5e-3,
-                   f"mean KL {r['mean_kl']:.2e} (<= 5e-3), largest {r['max_kl']:.1e}, "
-                   f"{r['same_argmax']} of {r['positions']} argmax equal")
+            report("SmolLM2 text", r, r["mean_kl"] <= 5e-3, kl_line(r, "5e-3"))
             r = smollm2_greedy(sides, model)
             report("SmolLM2 greedy", r, r["equal"] >= 17 and r["max_margin"] < 0.1,
                    f"{r['equal']} of {r['texts']} texts equal (>= 17), others first differ at margins "
-                   f"{[round(d['margin'], 3) for d in r['differences']]} (< 0.1)")
+                   f"{[round(d['margin'], 3) for d in r['differences']]} (< 0.1); itself: "
+                   f"{r['itself']['equal']} equal, margins up to {r['itself']['max_margin']:.3f}")
         else:
             print("SmolLM2: GANTRY_SMOLLM2 names no file, not compared")
     if args.json:
