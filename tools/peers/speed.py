@@ -8,7 +8,7 @@ slows all of them; a figure is the median of the rounds. A run during which othe
 of the processors is repeated, up to --tries times, and the calmest counts. Prompt speed is that of --prompt tokens at
 once from an empty context, decode speed that of --decode tokens one by one behind --prompt others. A peer counts with
 the best of its flags. Shares are of what the machine can do: bytes that a token must read (weights as stored in the
-file and recurrent state) against the fastest of several read kernels, multiply-adds against int8 dot products without
+file, recurrent state, keys and values) against the fastest of several read kernels, multiply-adds against int8 dot products without
 memory. A peer above the read bandwidth measured nothing, and voids the run.
 
 Peers come from build.sh (build/peers). Without --model: bench-1b in Q8_0 and Q4_K_M, made when they are not there, and
@@ -72,10 +72,10 @@ class Gantry:
 
     def measure(self, model: pathlib.Path, args: argparse.Namespace) -> dict:
         out = run_json([self.binary, "bench", "--model", model, "--threads", args.threads, "--batch", 1, "--spec", "off",
-                        "--prompt-tokens", args.prompt, "--decode-tokens", args.decode, "--runs", 1, "--json"])
+                        "--context", args.prompt, "--decode-tokens", args.decode, "--runs", 1, "--json"])
         row = out["rows"][0]
         return {"prompt": row["prompt_tokens_per_s"], "decode": row["decode_tokens_per_s"],
-                "machine": {"bytes_per_token": out["bytes_per_token"] + out["state_bytes_per_token"],
+                "machine": {"bytes_per_token": row["bytes_per_round"],
                             "macs_per_prompt_token": out["macs_per_prompt_token"],
                             "bytes_per_s": out["read_bandwidth_bytes_per_s"], "macs_per_s": out["int8_macs_per_s"]}}
 
