@@ -31,9 +31,11 @@ struct GenerateOptions {
 
 struct BenchOptions {
   std::vector<int> batches = {1, 4};
-  int prompt_tokens = 512;
+  std::vector<int> contexts = {512};
   int decode_tokens = 128;
   std::vector<std::string> specs = {"off", "auto"};
+  std::string text;    // file; empty: a built-in passage
+  std::string record;  // file for the prompts and outputs, as `--spec replay:` reads them; empty: none
   int runs = 5;
   bool json = false;
 };

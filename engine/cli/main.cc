@@ -68,12 +68,18 @@ int main(int argc, char** argv) {
   CLI::App* bench_command = app.add_subcommand("bench", "Prompt and decode speed");
   add_common(bench_command);
   bench_command->add_option("--batch", bench.batches, "Sequences at once")->delimiter(',')->capture_default_str();
-  bench_command->add_option("--prompt-tokens", bench.prompt_tokens, "Length of each prompt")->capture_default_str();
-  bench_command->add_option("--decode-tokens", bench.decode_tokens, "Tokens to generate in each sequence")
-      ->capture_default_str();
-  bench_command->add_option("--spec", bench.specs, "Speculation: off, auto, mtp:K")
+  bench_command
+      ->add_option("--context,--prompt-tokens", bench.contexts,
+                   "Tokens of each prompt, and so in the cache when decoding begins")
       ->delimiter(',')
       ->capture_default_str();
+  bench_command->add_option("--decode-tokens", bench.decode_tokens, "Tokens to generate in each sequence")
+      ->capture_default_str();
+  bench_command->add_option("--spec", bench.specs, "Speculation: off, auto, mtp:K, ngram, replay:FILE,accept=P1/P2/...")
+      ->delimiter(',')
+      ->capture_default_str();
+  bench_command->add_option("--text", bench.text, "File whose text the prompts are; a short passage without it");
+  bench_command->add_option("--record", bench.record, "Write prompts and outputs to this file, for --spec replay:");
   bench_command->add_option("--runs", bench.runs, "Runs of each row; the median is printed")->capture_default_str();
   bench_command->add_flag("--json", bench.json, "Print JSON");
 
@@ -88,6 +94,15 @@ int main(int argc, char** argv) {
   absl::Status status;
   if (logits_command->parsed()) status = RunLogits(common, logits);
   if (generate_command->parsed()) status = RunGenerate(common, generate);
+  // The comma inside `replay:FILE,accept=...` is none between modes.
+  for (size_t i = 1; i < bench.specs.size();) {
+    if (bench.specs[i].rfind("accept=", 0) != 0) {
+      ++i;
+      continue;
+    }
+    bench.specs[i - 1] += "," + bench.specs[i];
+    bench.specs.erase(bench.specs.begin() + static_cast<int64_t>(i));
+  }
   if (bench_command->parsed()) status = RunBench(common, bench);
   if (inspect_command->parsed()) status = RunInspect(common, inspect);
   if (status.ok()) return 0;

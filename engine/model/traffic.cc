@@ -1,5 +1,6 @@
 #include "engine/model/traffic.h"
 
+#include <cmath>
 #include <initializer_list>
 #include <variant>
 
@@ -8,24 +9,41 @@ namespace {
 
 struct Sum {
   int64_t bytes = 0, macs = 0;
-  void Add(const Matrix& matrix, int64_t times = 1) {
-    bytes += times * matrix.bytes();
-    macs += times * matrix.rows * matrix.columns;
+  void Add(const Matrix& matrix) {
+    bytes += matrix.bytes();
+    macs += matrix.rows * matrix.columns;
   }
-  void Add(const SwiGluWeights& weights, int64_t times = 1) {
-    for (const Matrix* matrix : {&weights.gate, &weights.up, &weights.down}) Add(*matrix, times);
+  void Add(const SwiGluWeights& weights) {
+    for (const Matrix* matrix : {&weights.gate, &weights.up, &weights.down}) Add(*matrix);
   }
 };
 
 }  // namespace
 
-Traffic TrafficPerToken(const Model& model) {
+double Traffic::WeightBytes(int rows) const {
+  auto bytes = static_cast<double>(weight_bytes);
+  for (const Experts& layer : experts) {
+    const double count = layer.count;
+    const double read = count * (1 - std::pow(1 - layer.per_token / count, rows));
+    bytes += read * static_cast<double>(layer.bytes_each);
+  }
+  return bytes;
+}
+
+double Traffic::RoundBytes(int rows, double context, int kv_bytes) const {
+  const double of_each = static_cast<double>(state_bytes) + context * static_cast<double>(kv_elements * kv_bytes);
+  return WeightBytes(rows) + rows * of_each;
+}
+
+Traffic TrafficOf(const Model& model) {
   Sum sum;
   Traffic traffic;
   for (int i = 0; i < model.spec.trunk_layers(); ++i) {
     const LayerWeights& layer = model.layer(i);
     if (const auto* attention = std::get_if<AttentionWeights>(&layer.mixer)) {
       for (const Matrix* matrix : {&attention->q, &attention->k, &attention->v, &attention->o}) sum.Add(*matrix);
+      const auto& heads = std::get<AttentionSpec>(model.spec.layer(i).mixer);
+      traffic.kv_elements += 2 * int64_t{heads.kv_heads} * heads.head_dim;
     } else {
       const auto& weights = std::get<GatedDeltaNetWeights>(layer.mixer);
       for (const Matrix* matrix : {&weights.qkv, &weights.z, &weights.b, &weights.a, &weights.out}) sum.Add(*matrix);
@@ -41,7 +59,10 @@ Traffic TrafficPerToken(const Model& model) {
       const auto& spec = std::get<MixtureOfExpertsSpec>(model.spec.layer(i).ffn);
       sum.Add(moe.router);
       // Experts have one shape.
-      sum.Add(moe.experts.front(), spec.experts_per_token);
+      Sum expert;
+      expert.Add(moe.experts.front());
+      traffic.experts.push_back({expert.bytes, spec.experts, spec.experts_per_token});
+      sum.macs += spec.experts_per_token * expert.macs;
       if (moe.shared) sum.Add(*moe.shared);
       if (moe.shared_gate) sum.Add(*moe.shared_gate);
     }

@@ -1,21 +1,34 @@
-// What one token must move and multiply, from the model alone: the roofline that measured speeds are held against.
+// What tokens must move and multiply, from the model alone: the roofline that measured speeds are held against.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "engine/model/model.h"
 
 namespace gantry::engine {
 
 struct Traffic {
-  // Bytes of weights as stored that a decoding token of a batch of one reads: every dense matrix, the chosen experts,
-  // the head; not the embedding, of which it reads one row. The MTP layer is not in it.
+  // Bytes of weights as stored that every round reads once, whatever the number of its rows: dense matrices, routers,
+  // shared experts, the head; not the embedding, of which a row reads one row. The MTP layer is not in it.
   int64_t weight_bytes = 0;
-  // Multiply-adds with those weights, head excluded: a prompt token needs no logits.
-  int64_t prompt_macs = 0;
-  // Recurrent state and convolution columns, read and written once.
+  struct Experts {
+    int64_t bytes_each = 0;
+    int count = 0, per_token = 0;
+  };
+  std::vector<Experts> experts;  // of each layer that has them
+  // Recurrent state and convolution columns of one sequence, read and written once.
   int64_t state_bytes = 0;
+  int64_t kv_elements = 0;  // keys and values of one position, all layers
+  // Multiply-adds of one prompt token with weights; without the head, for it needs no logits.
+  int64_t prompt_macs = 0;
+
+  // Of weights, by a round of one row for each of `rows` sequences. Which experts the rows choose is taken as uniform
+  // and independent, so `count * (1 - (1 - per_token / count)^rows)` of them are read; exact for one row.
+  double WeightBytes(int rows) const;
+  // Of weights, states and, with kv_bytes an element, `context` positions of each sequence.
+  double RoundBytes(int rows, double context, int kv_bytes) const;
 };
-Traffic TrafficPerToken(const Model& model);
+Traffic TrafficOf(const Model& model);
 
 }  // namespace gantry::engine

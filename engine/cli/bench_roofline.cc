@@ -1,0 +1,27 @@
+#include "engine/cli/bench_roofline.h"
+
+#include "engine/base/thread_pool.h"
+
+namespace gantry::engine::cli {
+
+constexpr int kKvElementBytes = 2;
+
+double Roofline::RoundBytes(const BenchPoint& point) const {
+  return traffic.RoundBytes(point.batch, point.context + decode_tokens / 2.0, kKvElementBytes);
+}
+double Roofline::BandwidthShare(const BenchPoint& point, double rounds_per_s) const {
+  return rounds_per_s * RoundBytes(point) / bandwidth.bytes_per_s;
+}
+double Roofline::Int8Share(double prompt_tokens_per_s) const {
+  return int8_macs_per_s == 0 ? 0 : prompt_tokens_per_s * static_cast<double>(traffic.prompt_macs) / int8_macs_per_s;
+}
+double Roofline::BatchGain(const BenchPoint& point) const {
+  return point.batch * RoundBytes({point.spec, 1, point.context}) / RoundBytes(point);
+}
+
+Roofline MeasureRoofline(const Model& model, int threads, int decode_tokens) {
+  ThreadPool pool(threads);
+  return {cpu::MeasureReadBandwidth(pool), cpu::MeasureInt8Peak(pool), TrafficOf(model), decode_tokens};
+}
+
+}  // namespace gantry::engine::cli

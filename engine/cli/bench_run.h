@@ -1,0 +1,42 @@
+// One measurement on a running engine.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/cli/bench_text.h"
+#include "engine/engine.h"
+#include "engine/spec/replay.h"
+
+namespace gantry::engine::cli {
+
+// What is measured: `batch` sequences of `context` prompt tokens each, then decoding together.
+struct BenchPoint {
+  std::string spec;  // as in SpecOptions
+  int batch = 1;
+  int context = 512;
+};
+
+struct Measurement {
+  double prompt_tokens_per_s = 0;  // of all prompts at once, to the last first token
+  double decode_tokens_per_s = 0;  // of all sequences, from the moment that every one has its first token
+  double rounds_per_s = 0;         // while decoding
+  double tokens_per_round = 0;     // of one sequence
+  // While decoding, by depth - 1.
+  std::array<int64_t, kDraftDepthMax> drafted_at = {}, accepted_at = {};
+};
+
+// Prompts come from `text`, never from the prefix cache.
+absl::StatusOr<Measurement> Measure(Engine& engine, const BenchText& text, const BenchPoint& point, int decode_tokens);
+
+// The same work once more, unmeasured: what came out, and an FNV-1a hash over ids and float32 bits of their logprobs.
+struct Outputs {
+  std::vector<ReplayRun> runs;
+  uint64_t hash = 0;
+};
+absl::StatusOr<Outputs> Record(Engine& engine, const BenchText& text, const BenchPoint& point, int decode_tokens);
+
+}  // namespace gantry::engine::cli

@@ -1,0 +1,25 @@
+// What a benchmark feeds the engine.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/base/token_id.h"
+
+namespace gantry::engine::cli {
+
+struct BenchText {
+  std::vector<TokenId> ids;
+  int vocab_used = 0;  // as in EngineOptions
+  std::string source;  // for the report
+
+  // Ids of one sequence; sequences of one batch differ, the same number is the same ids always. Wraps around.
+  std::vector<TokenId> Prompt(int sequence, int tokens) const;
+};
+
+// The text in the file `text_path`, or a short passage when it is empty, in the model's own tokens; random ids below
+// vocab_rows when the model has no tokenizer. INVALID_ARGUMENT when the text has no tokens.
+absl::StatusOr<BenchText> ReadBenchText(const std::string& model_path, const std::string& text_path, int vocab_rows);
+
+}  // namespace gantry::engine::cli
