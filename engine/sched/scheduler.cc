@@ -268,12 +268,15 @@ bool Scheduler::PrefixIsBeingComputed(const Sequence& sequence) const {
 bool Scheduler::Start(Sequence* sequence) {
   PrefixTree::Hit hit;
   if (!sequence->request.prompt_logprobs) hit = cache_.Begin(sequence->ids, &sequence->kv);
-  // A page for every sequence that already decodes stays free, so that starting one does not preempt another.
-  const int decoding = static_cast<int>(
-      std::count_if(running_.begin(), running_.end(), [](const SequencePtr& other) { return other->decoding; }));
+  // A page for every sequence that decodes and may still grow stays free, so that starting one does not preempt
+  // another.
+  const int growing =
+      static_cast<int>(std::count_if(running_.begin(), running_.end(), [this](const SequencePtr& other) {
+        return other->decoding && other->kv.positions() < PositionsMax(other->request);
+      }));
   const int positions = sequence->size() + 1;
   const int missing = (positions + kKvPageTokens - 1) / kKvPageTokens - static_cast<int>(sequence->kv.pages.size());
-  if (missing + decoding > cache_.attainable() && !(running_.empty() && missing <= cache_.attainable())) {
+  if (missing + growing > cache_.attainable() && !(running_.empty() && missing <= cache_.attainable())) {
     cache_.Release(&sequence->kv);
     return false;
   }
@@ -554,7 +557,11 @@ Scheduler::Outcome Scheduler::Step(absl::Time now) {
     outcome.wake_at = std::min(outcome.wake_at, sequence->credit_wait_since + sequence->request.credit_wait);
     outcome.wake_at = std::min(outcome.wake_at, sequence->request.deadline);
   }
-  for (const SequencePtr& sequence : waiting_) outcome.wake_at = std::min(outcome.wake_at, sequence->request.deadline);
+  for (const SequencePtr& sequence : waiting_) {
+    outcome.wake_at = std::min(outcome.wake_at, sequence->request.deadline);
+    // Who had to give way in this very step may find room in the next one.
+    if (sequence->recompute_to > 0) outcome.wake_at = std::min(outcome.wake_at, now + absl::Milliseconds(2));
+  }
   return outcome;
 }
 

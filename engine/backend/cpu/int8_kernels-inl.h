@@ -331,6 +331,16 @@ static inline void QuantizeBlock(const float* x, int block, int8_t* q, float* sc
   for (int i = 0; i < block / 16; ++i) sum16[i] = Quantize16(x + 16 * i, inverse, q + 16 * i);
 }
 
+// To the 11 significant bits of a float16, ties to even, over the range of a float32: what files of these block types
+// keep their own scales in. NaN stays NaN.
+static inline float RoundToHalf(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  if ((bits & 0x7f800000u) != 0x7f800000u) bits = (bits + 0x0fffu + (bits >> 13 & 1)) & ~0x1fffu;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
 static void Quantize(const float* x, int64_t columns, int block, void* blocks) {
   int sum16[16];
   if (block == 32) {
@@ -338,7 +348,8 @@ static void Quantize(const float* x, int64_t columns, int block, void* blocks) {
     for (int64_t b = 0; b < columns / 32; ++b) {
       QuantizeBlock(x + 32 * b, 32, out[b].q, &out[b].scale, sum16);
       const int sum = sum16[0] + sum16[1];
-      out[b].scaled_sum = out[b].scale * (float)sum;
+      out[b].scaled_sum = RoundToHalf(out[b].scale * (float)sum);
+      out[b].scale = RoundToHalf(out[b].scale);
       out[b].minus_sum_by_8 = -8 * sum;
       out[b].minus_sum_by_128 = -128 * sum;
     }

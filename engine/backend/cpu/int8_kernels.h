@@ -5,15 +5,17 @@
 // rounded once, blocks in ascending order:
 //
 //   block types (Q8_0, Q4_0, Q4_1), activations per 32 elements:
-//     y = 0;  for block b:  y = fma(float(sum w_i x_i), d_b * dx_b, y);  Q4_1 then:  y = fma(m_b, dx_b * float(sum
-//     x_i), y)
+//     y = 0;  for block b:  y = fma(float(sum w_i x_i), d_b * dx_b, y);  Q4_1 then:  y = fma(m_b, sx_b, y)
+//     where dx_b and sx_b = dx_b * float(sum x_i) are rounded to 11 significant bits after x was quantised, as the
+//     engines that these block types come from do: the same file then says the same
 //   super-block types (Q4_K, Q5_K, Q6_K), activations per 256 elements:
 //     y = 0;  for super-block b:  y = fma(float(sum_g sc_g sum_i w_i x_i), d_b * dx_b, y);
 //     Q4_K and Q5_K then:  y = fma(-float(sum_g m_g sum_i x_i), dmin_b * dx_b, y)
 //
 // where w are the stored integers (Q8_0: -128..127, Q4_0: -8..7, Q6_K: -32..31), and d, m the stored half floats
 // widened. Error against the exact product of the dequantised weights with the unquantised activations: rounding of the
-// activations, |x - dx q| <= dx / 2, so <= sum_b (dx_b / 2) sum |w_i|, plus (blocks + 2) * 2^-24 * sum |w_i x_i|.
+// activations, |x - dx q| <= dx / 2 (and 2^-11 |x| for the rounded scale), so <= sum_b (dx_b / 2) sum |w_i| + 2^-11 sum
+// |w_i x_i|, plus (blocks + 2) * 2^-24 * sum |w_i x_i|.
 //
 // Packed weights: panels of 16 rows, K in blocks; 64-byte vectors hold 4 consecutive elements of each of the 16 rows.
 // The bytes are those of the file, in another order (packed_matrix.cc); missing rows of the last panel are zero.
@@ -64,7 +66,7 @@ struct PackedView {
 // scale NaN and zeros.
 struct ActivationBlock32 {
   float scale;
-  float scaled_sum;          // scale * sum of q
+  float scaled_sum;          // scale * sum of q, before the scale was rounded, then rounded itself
   int32_t minus_sum_by_8;    // -8 * sum of q: the offset of Q4_0
   int32_t minus_sum_by_128;  // likewise of Q8_0
   int8_t q[32];
