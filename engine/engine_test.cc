@@ -5,8 +5,11 @@
 
 #include <unistd.h>
 
+#include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -117,6 +120,116 @@ TEST(EngineTest, WrongOptionsAreRefusedByName) {
   EXPECT_THAT(message([](EngineOptions& o) { o.model_path = "/nonexistent"; }), HasSubstr("/nonexistent/config.json"));
 }
 
+// A thousand random submissions, cancellations and raises with limits, deadlines and preemption on the demo model:
+// nothing is left behind, and every finished reply is a prefix of what its prompt gives alone.
+TEST(EngineTest, RandomTrafficLeavesNothingBehind) {
+  EngineOptions options;
+  options.model_path = kDemo;
+  options.max_context = 512;
+  options.max_sequences = 6;
+  options.max_queued = 1000;
+  options.threads = 2;
+  options.prefill_chunk_rows = 64;
+  options.cache_bytes = 18 << 20;
+  options.spec.mode = "ngram+mtp:2";
+  auto engine = Engine::Create(options).value();
+  const auto prompt = [](int index) {
+    std::vector<TokenId> ids;
+    for (int t = 0; t < 20 + index * 45; ++t) ids.push_back((t % 50 * 17 + index * 5) % 2000);
+    return ids;
+  };
+  constexpr int kPrompts = 8, kTokens = 48;
+  std::vector<std::vector<TokenId>> expected;
+  for (int p = 0; p < kPrompts; ++p) {
+    auto sink = std::make_shared<CollectingSink>();
+    ASSERT_TRUE(engine->Submit(MakeRequest(prompt(p), kTokens), sink).ok());
+    sink->Wait();
+    expected.push_back(sink->ids());
+  }
+  std::mt19937 random(11);
+  struct Live {
+    RequestId id;
+    int prompt;
+    std::shared_ptr<CollectingSink> sink;
+  };
+  std::vector<Live> all;
+  for (int step = 0; step < 1000; ++step) {
+    switch (random() % 4) {
+      case 0:
+      case 1: {
+        const int p = static_cast<int>(random() % kPrompts);
+        Request request = MakeRequest(prompt(p), 1 + static_cast<int>(random() % kTokens));
+        request.priority = static_cast<int>(random() % 2);
+        if (random() % 3 == 0) request.until_index = 1 + static_cast<int>(random() % 20);
+        if (random() % 9 == 0) request.deadline = absl::Now() + absl::Milliseconds(random() % 40);
+        auto sink = std::make_shared<CollectingSink>();
+        const auto id = engine->Submit(std::move(request), sink);
+        if (id.ok()) all.push_back({*id, p, sink});
+        break;
+      }
+      case 2:
+        if (!all.empty()) engine->Cancel(all[all.size() - 1 - random() % std::min<size_t>(all.size(), 10)].id);
+        break;
+      default:
+        if (!all.empty()) engine->RaiseLimit(all[random() % all.size()].id, static_cast<int>(random() % kTokens));
+    }
+  }
+  engine->Drain(absl::InfiniteFuture());
+  int complete = 0;
+  for (const Live& live : all) {
+    const FinishEvent finish = live.sink->Wait();
+    const std::vector<TokenId> ids = live.sink->ids();
+    ASSERT_TRUE(std::equal(ids.begin(), ids.end(), expected[live.prompt].begin()));
+    EXPECT_NE(finish.reason, FinishReason::kError) << finish.status;
+    complete += finish.reason == FinishReason::kLength;
+  }
+  const EngineStats stats = engine->Stats();
+  EXPECT_GT(complete, 50);
+  EXPECT_GT(stats.totals.cached, 0);
+  EXPECT_EQ(stats.running + stats.queued, 0);
+  EXPECT_EQ(stats.kv_pages_used, 0);
+}
+
+TEST(EngineTest, ThirtyTwoIdenticalPromptsGiveOneAnswer) {
+  EngineOptions options;
+  options.model_path = kDemo;
+  options.max_context = 512;
+  options.max_sequences = 32;
+  auto engine = Engine::Create(options).value();
+  std::vector<TokenId> ids;
+  for (int t = 0; t < 300; ++t) ids.push_back((t * 31 + 5) % 2000);
+  std::vector<std::shared_ptr<CollectingSink>> sinks;
+  for (int i = 0; i < 32; ++i) {
+    sinks.push_back(std::make_shared<CollectingSink>());
+    ASSERT_TRUE(engine->Submit(MakeRequest(ids, 40), sinks.back()).ok());
+  }
+  int64_t cached = 0;
+  for (const auto& sink : sinks) {
+    cached += sink->Wait().counts.cached;
+    EXPECT_EQ(sink->ids(), sinks[0]->ids());
+  }
+  EXPECT_EQ(cached, 31 * 256);
+}
+
+TEST(EngineTest, PageEventsTellWhatTheCacheHolds) {
+  auto engine = MakeEngine(kDemo, "off");
+  std::vector<TokenId> ids;
+  for (int t = 0; t < 150; ++t) ids.push_back((t * 31 + 5) % 2000);
+  auto sink = std::make_shared<CollectingSink>();
+  ASSERT_TRUE(engine->Submit(MakeRequest(ids, 4), sink).ok());
+  sink->Wait();
+  const uint64_t first = PageHash(SaltHash(""), absl::MakeConstSpan(ids).first(64));
+  const uint64_t second = PageHash(first, absl::MakeConstSpan(ids).subspan(64, 64));
+  // The round's events are told right after its tokens.
+  while (engine->PageHashes().hashes.size() < 2) absl::SleepFor(absl::Milliseconds(1));
+  const auto events = engine->Events(0).value();
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(events[0].hash, first);
+  EXPECT_EQ(events[1].hash, second);
+  EXPECT_THAT(engine->PageHashes().hashes, testing::UnorderedElementsAre(first, second));
+  EXPECT_EQ(engine->Events(7).status().code(), absl::StatusCode::kOutOfRange);
+}
+
 // A copy of the small model that a test may damage.
 class DamagedModelTest : public ::testing::Test {
  protected:
@@ -145,8 +258,110 @@ class DamagedModelTest : public ::testing::Test {
     EXPECT_THAT(std::string(status.message()), HasSubstr(path_.string()));
     return std::string(status.message());
   }
+
+  // Byte range of a tensor's data in model.safetensors.
+  std::pair<size_t, size_t> Place(const std::string& bytes, const std::string& tensor) {
+    uint64_t header = 0;
+    std::memcpy(&header, bytes.data(), sizeof(header));
+    const size_t at = bytes.find("\"data_offsets\":[", bytes.find("\"" + tensor + "\""));
+    EXPECT_LT(at, header);
+    size_t begin = 0, end = 0;
+    EXPECT_EQ(std::sscanf(bytes.c_str() + at, "\"data_offsets\":[%zu,%zu]", &begin, &end), 2);
+    return {8 + header + begin, 8 + header + end};
+  }
+  // bfloat16 NaN from element `first` on.
+  void Poison(const std::string& tensor, int64_t first, int64_t count) {
+    std::string bytes = Read("model.safetensors");
+    const auto [begin, end] = Place(bytes, tensor);
+    for (int64_t i = first; i < first + count; ++i) {
+      ASSERT_LE(begin + 2 * i + 2, end);
+      bytes[begin + 2 * i] = static_cast<char>(0xc0);
+      bytes[begin + 2 * i + 1] = 0x7f;
+    }
+    Write("model.safetensors", bytes);
+  }
+
+  // Eight requests at once, of which number 3 has token 7 in the middle of a prompt of several chunks.
+  std::vector<std::shared_ptr<CollectingSink>> RunEight(const std::string& model, const std::string& spec,
+                                                        EngineStats* stats) {
+    EngineOptions options;
+    options.model_path = model;
+    options.max_sequences = 8;
+    options.max_context = 512;
+    options.prefill_chunk_rows = 32;
+    options.spec.mode = spec;
+    auto engine = Engine::Create(options).value();
+    std::vector<std::shared_ptr<CollectingSink>> sinks;
+    for (int i = 0; i < 8; ++i) {
+      std::vector<TokenId> ids;
+      for (int t = 0; t < 150; ++t) ids.push_back(8 + (t * 13 + i * 29) % 300);
+      if (i == 3) ids[100] = 7;
+      sinks.push_back(std::make_shared<CollectingSink>());
+      SamplingParams sampling{.temperature = 0.7f, .seed = 5, .logit_bias = {{7, -100.0f}}, .logprobs = true};
+      EXPECT_TRUE(engine->Submit(MakeRequest(ids, 30, sampling), sinks.back()).ok());
+    }
+    for (const auto& sink : sinks) sink->Wait();
+    *stats = engine->Stats();
+    return sinks;
+  }
   fs::path path_;
 };
+
+TEST_F(DamagedModelTest, OnePoisonedRowOfEightFailsAloneAndIsNamed) {
+  for (const char* spec : {"off", "mtp:2"}) {
+    EngineStats stats;
+    const auto clean = RunEight(kTiny, spec, &stats);
+    const int hidden = 64;
+    for (const char* name : {"config.json", "model.safetensors"}) {
+      fs::copy(kTiny + "/" + name, path_ / name, fs::copy_options::overwrite_existing);
+    }
+    Poison("model.embed_tokens.weight", 7 * hidden + 5, 1);
+    const auto poisoned = RunEight(path_, spec, &stats);
+    for (int i = 0; i < 8; ++i) {
+      const FinishEvent finish = poisoned[i]->Wait();
+      if (i == 3) {
+        EXPECT_EQ(finish.reason, FinishReason::kError);
+        EXPECT_THAT(std::string(finish.status.message()),
+                    testing::AllOf(HasSubstr("not finite: the embedding, at position 100"), HasSubstr("not affected")));
+        continue;
+      }
+      EXPECT_EQ(finish.reason, FinishReason::kLength) << finish.status;
+      EXPECT_EQ(poisoned[i]->ids(), clean[i]->ids()) << spec << " " << i;
+      for (size_t t = 0; t < clean[i]->logprobs().size(); ++t) {
+        ASSERT_EQ(poisoned[i]->logprobs()[t].logprob, clean[i]->logprobs()[t].logprob) << spec << " " << i;
+      }
+    }
+    EXPECT_EQ(stats.kv_pages_used, 0);
+  }
+}
+
+TEST_F(DamagedModelTest, TheBlockThatSpoilsARowIsNamed) {
+  const struct {
+    const char* tensor;
+    const char* block;
+  } rows[] = {
+      {"model.layers.0.linear_attn.out_proj.weight", "layer 0, mixer"},
+      {"model.layers.2.mlp.shared_expert.down_proj.weight", "layer 2, ffn"},
+      {"model.layers.3.self_attn.o_proj.weight", "layer 3, mixer"},
+      {"lm_head.weight", "the head"},
+  };
+  for (const auto& row : rows) {
+    for (const char* name : {"config.json", "model.safetensors"}) {
+      fs::copy(kTiny + "/" + name, path_ / name, fs::copy_options::overwrite_existing);
+    }
+    Poison(row.tensor, 0, 1);
+    EngineOptions options;
+    options.model_path = path_;
+    options.max_context = 256;
+    auto engine = Engine::Create(options);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    auto sink = std::make_shared<CollectingSink>();
+    ASSERT_TRUE((*engine)->Submit(MakeRequest({1, 2, 3}, 4), sink).ok());
+    const FinishEvent finish = sink->Wait();
+    EXPECT_EQ(finish.reason, FinishReason::kError);
+    EXPECT_THAT(std::string(finish.status.message()), HasSubstr(absl::StrCat("not finite: ", row.block)));
+  }
+}
 
 TEST_F(DamagedModelTest, TruncatedWeightsNameFileTensorExpectedAndFound) {
   std::string bytes = Read("model.safetensors");
