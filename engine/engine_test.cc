@@ -130,7 +130,7 @@ TEST(EngineTest, RandomTrafficLeavesNothingBehind) {
   options.max_queued = 1000;
   options.threads = 2;
   options.prefill_chunk_rows = 64;
-  options.cache_bytes = 18 << 20;
+  options.cache_bytes = 40 << 20;
   options.spec.mode = "ngram+mtp:2";
   auto engine = Engine::Create(options).value();
   const auto prompt = [](int index) {
