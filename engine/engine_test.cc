@@ -300,7 +300,7 @@ class DamagedModelTest : public ::testing::Test {
       SamplingParams sampling{.temperature = 0.7f, .seed = 5, .logit_bias = {{7, -100.0f}}, .logprobs = true};
       EXPECT_TRUE(engine->Submit(MakeRequest(ids, 30, sampling), sinks.back()).ok());
     }
-    for (const auto& sink : sinks) sink->Wait();
+    engine->Drain(absl::InfiniteFuture());
     *stats = engine->Stats();
     return sinks;
   }
