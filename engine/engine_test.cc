@@ -211,6 +211,33 @@ TEST(EngineTest, ThirtyTwoIdenticalPromptsGiveOneAnswer) {
   EXPECT_EQ(cached, 31 * 256);
 }
 
+TEST(EngineTest, ASecondTurnBehindFourThousandTokensStartsAtOnce) {
+  EngineOptions options;
+  options.model_path = kDemo;
+  options.max_context = 8192;
+  options.max_sequences = 2;
+  options.threads = 2;
+  auto engine = Engine::Create(options).value();
+  std::vector<TokenId> ids;
+  for (int t = 0; t < 4200; ++t) ids.push_back((t * 31 + t / 97 * 7 + 5) % 2000);
+  auto first = std::make_shared<CollectingSink>();
+  ASSERT_TRUE(engine->Submit(MakeRequest(ids, 40), first).ok());
+  const FinishEvent cold = first->Wait();
+  const std::vector<TokenId> reply = first->ids();
+  ids.insert(ids.end(), reply.begin(), reply.end());
+  for (int t = 0; t < 30; ++t) ids.push_back((t * 17 + 3) % 2000);
+  auto second = std::make_shared<CollectingSink>();
+  ASSERT_TRUE(engine->Submit(MakeRequest(ids, 4), second).ok());
+  const FinishEvent warm = second->Wait();
+  std::printf("first token after %.1f ms cold, %.1f ms with %lld of %lld tokens cached: %.1f %%\n", cold.prefill_ms,
+              warm.prefill_ms, static_cast<long long>(warm.counts.cached), static_cast<long long>(warm.counts.prompt),
+              100 * warm.prefill_ms / cold.prefill_ms);
+  EXPECT_GE(warm.counts.cached, 4096);
+  EXPECT_LE(warm.counts.prompt - warm.counts.cached, 64 + 30 + 40);
+  // 5 % is what we hold ourselves to; a busy machine gets some room.
+  EXPECT_LE(warm.prefill_ms, 0.15 * cold.prefill_ms);
+}
+
 TEST(EngineTest, PageEventsTellWhatTheCacheHolds) {
   auto engine = MakeEngine(kDemo, "off");
   std::vector<TokenId> ids;
