@@ -7,7 +7,7 @@
 namespace gantry::engine {
 namespace {
 
-// Ids that must agree before what followed them is a draft: fewer, where nothing measures whether it pays.
+// Ids that must agree before what followed them is a draft; how many are compared, and how far back.
 constexpr int kMatchMin = 3, kMatchMax = 24, kMatchWindow = 16'384;
 constexpr double kOwnWeight = 1.0 / 12, kAllWeight = 1.0 / 64;
 constexpr double kNgramPrior = 0.5;
@@ -89,7 +89,7 @@ void Speculator::PlanDecode(absl::Span<const TokenId> ids, int room, Track* trac
     if (behind && !control_.WorthCatchingUp(decoding_, track->waiting, std::min(room, kReplyTokens), track->mtp))
       return;
   }
-  plan->draft_depth = std::max(depth, 0);
+  plan->draft_depth = depth;
   plan->mtp_rows = std::min(track->waiting, catch_up_left_);
   catch_up_left_ -= plan->mtp_rows;
   plan->mtp_rows += fresh;

@@ -143,7 +143,7 @@ class ComposedBackend final : public Backend {
     const auto milliseconds = [begin] {
       return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
     };
-    if (absl::Status status = Arrange(plan); !status.ok()) return status;
+    Arrange(plan);
     RunTrunk(*blocks_, {tokens_, positions_, groups_}, blocks_->residual());
     CheckPrefills();
     KeepHidden();
@@ -186,7 +186,7 @@ class ComposedBackend final : public Backend {
   // ---- trunk ----
 
   // Lays the plan out as rows and groups.
-  absl::Status Arrange(const RoundPlan& plan) {
+  void Arrange(const RoundPlan& plan) {
     tokens_.clear();
     positions_.clear();
     groups_.clear();
@@ -248,7 +248,6 @@ class ComposedBackend final : public Backend {
     result_.sequences = absl::MakeConstSpan(results_).first(plan.sequences.size());
     result_.rows = static_cast<int>(tokens_.size());
     GANTRY_CHECK(result_.rows <= options_.max_rows, "the scheduler keeps to the rows of a round");
-    return absl::OkStatus();
   }
 
   // A chunk's rows are not sampled, so nobody would notice what is wrong with them before they were in the cache.
