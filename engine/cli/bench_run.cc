@@ -17,9 +17,10 @@ class BenchSink final : public Sink {
  public:
   bool OnTokens(const TokenEvent& event) override {
     std::lock_guard lock(mutex_);
+    const bool first = ids_.empty();
     ids_.insert(ids_.end(), event.ids.begin(), event.ids.end());
     for (const TokenLogprobs& logprobs : event.logprobs) logprobs_.push_back(logprobs.logprob);
-    changed_.notify_all();
+    if (first) changed_.notify_all();
     return true;
   }
   void OnFinish(const FinishEvent& event) override {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
 #include "engine/sample/philox.h"
+#include "engine/sample/scan.h"
 
 namespace gantry::engine {
 namespace {
@@ -126,15 +127,13 @@ void Sampler::Truncate(const SamplingParams& params, const float* logits) {
 }
 
 absl::Status Sampler::Choose(const SequenceSampler& sequence, int position, float* logits, TokenId* id) {
-  for (int i = 0; i < vocab_used_; ++i) {
-    if (!std::isfinite(logits[i])) {
-      return absl::InternalError(absl::StrCat("the logit of token ", i, " at position ", position, " is not finite"));
-    }
+  if (const int bad = FirstNotFinite(logits, vocab_used_); bad < vocab_used_) {
+    return absl::InternalError(absl::StrCat("the logit of token ", bad, " at position ", position, " is not finite"));
   }
   Process(sequence, logits);
   const SamplingParams& params = sequence.params_;
   if (params.temperature == 0) {
-    *id = static_cast<TokenId>(std::max_element(logits, logits + vocab_used_) - logits);
+    *id = FirstLargest(logits, vocab_used_);
     return absl::OkStatus();
   }
   const float scale = 1.0f / params.temperature;
@@ -159,7 +158,7 @@ absl::Status Sampler::Choose(const SequenceSampler& sequence, int position, floa
 }
 
 void Sampler::Logprobs(const float* logits, TokenId id, int top, LogprobRow* out) {
-  const float max = *std::max_element(logits, logits + vocab_used_);
+  const float max = LargestOf(logits, vocab_used_);
   double sum = 0;
   for (int i = 0; i < vocab_used_; ++i) sum += std::exp(static_cast<double>(logits[i]) - max);
   const double log_sum = max + std::log(sum);

@@ -38,6 +38,7 @@ void AttentionBuffers::Fit(const AttentionSpec& spec, const BlocksLimits& limits
   }
   const int64_t one_row = int64_t{spec.query_heads} * SpansOf(limits.kv_pages * kKvPageTokens);
   parts.Resize(std::max(parts.size(), std::min(4 * one_row, kPartsBytesMax / (dim * int64_t{sizeof(float)}))), dim);
+  group_of.resize(limits.max_rows);
   const int64_t blocks = int64_t{spec.kv_heads} * limits.max_rows;
   items.reserve(std::max<size_t>(items.capacity(), blocks + parts.size()));
   splits.reserve(std::max<size_t>(splits.capacity(), blocks));
@@ -80,8 +81,9 @@ void AttentionLayer::Run(const StepBatch& batch, Residual io) {
                rows);
   // Every row's key and value stand in the cache before any row attends: rows of one group see each other.
   for (const RowGroup& group : batch.groups) {
-    step_.pool.ParallelFor(group.rows, [&](int64_t t, int) { PrepareRow(group, static_cast<int>(t)); });
+    std::fill_n(buffers_.group_of.begin() + group.first_row, group.rows, &group);
   }
+  step_.pool.ParallelFor(rows, [&](int64_t row, int) { PrepareRow(*buffers_.group_of[row], row); });
   PlanItems(batch);
   step_.pool.ParallelFor(static_cast<int64_t>(buffers_.items.size()),
                          [&](int64_t i, int thread) { RunItem(buffers_.items[i], thread); });
@@ -91,10 +93,9 @@ void AttentionLayer::Run(const StepBatch& batch, Residual io) {
   step_.MatMul({{o_, step_.mixed, step_.DeltaRows(rows, io)}}, rows);
 }
 
-// Norms and turns row t's queries and keys, and writes its keys and values.
-void AttentionLayer::PrepareRow(const RowGroup& group, int t) {
-  const int64_t row = group.first_row + t;
-  const int position = group.position + t, head_dim = spec_.head_dim;
+// Norms and turns the row's queries and keys, and writes its keys and values.
+void AttentionLayer::PrepareRow(const RowGroup& group, int64_t row) {
+  const int position = group.position + static_cast<int>(row - group.first_row), head_dim = spec_.head_dim;
   const Kernels& kernels = *step_.kernels.floats;
   rope_.Fill(static_cast<int>(row), position);
   const auto prepare = [&](float* head, const std::vector<float>& norm) {

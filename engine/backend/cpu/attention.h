@@ -55,6 +55,7 @@ struct AttentionBuffers {
   int queries_max = 0;  // of one item
   std::vector<Thread> threads;
   AttentionStates parts;
+  std::vector<const RowGroup*> group_of;  // [rows]
   std::vector<Item> items;
   std::vector<int> splits;  // the first item of each block that was cut into spans
 };
@@ -77,7 +78,7 @@ class AttentionLayer {
 
   int QueriesPerRow() const { return spec_.query_heads / spec_.kv_heads; }
   float* Query(int64_t row, int head);
-  void PrepareRow(const RowGroup& group, int t);
+  void PrepareRow(const RowGroup& group, int64_t row);
   void PlanItems(const StepBatch& batch);
   void RunItem(const Item& item, int thread);
   void FoldSpan(const Item& item, int span, AttentionBuffers::Thread* own, AttentionStates* into, int64_t at);

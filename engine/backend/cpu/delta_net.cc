@@ -48,7 +48,8 @@ DeltaNetLayer::DeltaNetLayer(const GatedDeltaNetSpec& spec, const GatedDeltaNetW
   }
   states_ = reinterpret_cast<float*>(memory);
   columns_ = states_ + limits.state_slots * state_size_;
-  history_.resize(column_size_);
+  history_size_ = int64_t{spec.conv_kernel - 1} * std::max(spec.key_dim, spec.value_dim);
+  history_.resize(step->pool.threads() * history_size_);
   Require(&step->normed, {&qkv_, &z_, &b_, &a_});
   Require(&step->mixed, {&out_});
 }
@@ -74,59 +75,71 @@ void DeltaNetLayer::Run(const StepBatch& batch, Residual io) {
                 {b_, step_.normed, step_.side_b.pointers()},
                 {a_, step_.normed, step_.side_c.pointers()}},
                rows);
-  for (const RowGroup& group : batch.groups) Convolve(group);
-  for (const RowGroup& group : batch.groups) {
-    step_.pool.ParallelFor(spec_.value_heads, [&](int64_t h, int) { RunHead(group, static_cast<int>(h)); });
-  }
-  step_.pool.ParallelFor(rows, [&](int64_t row, int) { FinishRow(row); });
+  const auto groups = static_cast<int64_t>(batch.groups.size());
+  const int heads = 2 * spec_.key_heads + spec_.value_heads;
+  step_.pool.ParallelFor(groups * heads, [&](int64_t i, int thread) {
+    Convolve(batch.groups[i / heads], static_cast<int>(i % heads), &history_[thread * history_size_]);
+  });
+  step_.pool.ParallelFor(groups * spec_.value_heads, [&](int64_t i, int) {
+    RunHead(batch.groups[i / spec_.value_heads], static_cast<int>(i % spec_.value_heads));
+  });
+  step_.pool.ParallelFor(rows, [&](int64_t row, int) { step_.mixed.Quantize(row, *step_.kernels.ints); });
   step_.MatMul({{out_, step_.mixed, step_.DeltaRows(rows, io)}}, rows);
 }
 
-// conv[row] = silu(depthwise causal convolution), q and k heads scaled to length 1 (q also by 1/sqrt(key_dim)); side_b
-// and side_c become beta and decay; the last columns go to the output slots.
-void DeltaNetLayer::Convolve(const RowGroup& group) {
-  const int taps = spec_.conv_kernel, channels = spec_.conv_channels();
+// The channels of one head, of q, k and v in that order, over the group's tokens: conv[row] = silu(depthwise causal
+// convolution), q and k scaled to length 1 (q also by 1/sqrt(key_dim)); with a value head's channels its side_b and
+// side_c become beta and decay. The last columns go to the output slots.
+void DeltaNetLayer::Convolve(const RowGroup& group, int head, float* history) {
+  const int taps = spec_.conv_kernel, channels = spec_.conv_channels(), key_dim = spec_.key_dim;
+  const int value_head = head - 2 * spec_.key_heads, own = value_head < 0 ? key_dim : spec_.value_dim;
+  const int first = value_head < 0 ? head * key_dim : 2 * spec_.key_heads * key_dim + value_head * spec_.value_dim;
   // A copy, because one of the output slots may be the input slot.
-  std::copy_n(columns_ + group.state_in * column_size_, column_size_, history_.begin());
+  const float* columns_in = columns_ + group.state_in * column_size_ + first;
+  for (int j = 0; j < taps - 1; ++j) {
+    std::copy_n(columns_in + static_cast<int64_t>(j) * channels, own, history + static_cast<int64_t>(j) * own);
+  }
   // Input of token t (t < 0: before the group).
   const auto input = [&](int t) -> const float* {
-    return t < 0 ? history_.data() + static_cast<int64_t>(taps - 1 + t) * channels
-                 : step_.wide.row(group.first_row + t);
+    return t < 0 ? history + static_cast<int64_t>(taps - 1 + t) * own : step_.wide.row(group.first_row + t) + first;
   };
-  step_.pool.ParallelFor(group.rows, [&](int64_t t, int) {
+  for (int t = 0; t < group.rows; ++t) {
     const int64_t row = group.first_row + t;
     const float* inputs[kTapsMax];
-    for (int j = 0; j < taps; ++j) inputs[j] = input(static_cast<int>(t) - taps + 1 + j);
-    float* c = step_.conv.row(row);
-    step_.kernels.floats->convolve_silu(inputs, taps, taps_.data(), channels, c);
-    for (int head = 0; head < 2 * spec_.key_heads; ++head) {
-      float* vector = c + static_cast<int64_t>(head) * spec_.key_dim;
-      float padded[kKeyDimMax];
-      std::copy_n(vector, spec_.key_dim, padded);
-      std::fill(padded + spec_.key_dim, padded + PaddedTo16(spec_.key_dim), 0.0f);
-      const float squares = step_.kernels.floats->dot(padded, padded, PaddedTo16(spec_.key_dim));
-      const float factor = head < spec_.key_heads ? 1.0f / std::sqrt(static_cast<float>(spec_.key_dim)) : 1.0f;
-      const float scale = 1.0f / std::sqrt(squares + 1e-6f) * factor;
-      for (int i = 0; i < spec_.key_dim; ++i) vector[i] *= scale;
+    for (int j = 0; j < taps; ++j) inputs[j] = input(t - taps + 1 + j);
+    float* c = step_.conv.row(row) + first;
+    step_.kernels.floats->convolve_silu(inputs, taps, &taps_[first], channels, own, c);
+    if (value_head < 0) {
+      Normalise(c, head < spec_.key_heads ? 1.0f / std::sqrt(static_cast<float>(key_dim)) : 1.0f);
+    } else {
+      float& beta = step_.side_b.row(row)[value_head];
+      float& decay = step_.side_c.row(row)[value_head];
+      beta = Sigmoid(beta);
+      decay = std::exp(source_.decay[value_head] * Softplus(decay + source_.dt_bias[value_head]));
     }
-    float* beta = step_.side_b.row(row);
-    float* decay = step_.side_c.row(row);
-    for (int h = 0; h < spec_.value_heads; ++h) {
-      beta[h] = Sigmoid(beta[h]);
-      decay[h] = std::exp(source_.decay[h] * Softplus(decay[h] + source_.dt_bias[h]));
-    }
-  });
+  }
   const int kept = static_cast<int>(group.state_out.size());
   for (int i = 0; i < kept; ++i) {
     const int t = group.rows - kept + i;
-    float* columns = columns_ + group.state_out[i] * column_size_;
+    float* columns = columns_ + group.state_out[i] * column_size_ + first;
     for (int j = 0; j < taps - 1; ++j) {
-      std::copy_n(input(t - taps + 2 + j), channels, columns + static_cast<int64_t>(j) * channels);
+      std::copy_n(input(t - taps + 2 + j), own, columns + static_cast<int64_t>(j) * channels);
     }
   }
 }
 
-// One value head over the group's tokens, two slabs at a time; the state after each kept row goes to its slot.
+// A head of q or k to length `length`.
+void DeltaNetLayer::Normalise(float* vector, float length) const {
+  float padded[kKeyDimMax];
+  std::copy_n(vector, spec_.key_dim, padded);
+  std::fill(padded + spec_.key_dim, padded + PaddedTo16(spec_.key_dim), 0.0f);
+  const float squares = step_.kernels.floats->dot(padded, padded, PaddedTo16(spec_.key_dim));
+  const float scale = 1.0f / std::sqrt(squares + 1e-6f) * length;
+  for (int i = 0; i < spec_.key_dim; ++i) vector[i] *= scale;
+}
+
+// One value head over the group's tokens, two slabs at a time, then its gated norm; the state after each kept row goes
+// to its slot.
 void DeltaNetLayer::RunHead(const RowGroup& group, int head) {
   const int key_head = spec_.tiled_value_heads ? head % spec_.key_heads : head / (spec_.value_heads / spec_.key_heads);
   const int kept = static_cast<int>(group.state_out.size()), value_dim = spec_.value_dim;
@@ -169,15 +182,11 @@ void DeltaNetLayer::RunHead(const RowGroup& group, int head) {
       std::copy_n(state, size, states_ + group.state_out[i] * state_size_ + at);
     }
   }
-}
-
-void DeltaNetLayer::FinishRow(int64_t row) {
-  for (int h = 0; h < spec_.value_heads; ++h) {
-    step_.kernels.floats->gated_norm(HeadOutput(row, h), step_.side_a.row(row) + int64_t{h} * spec_.value_dim,
-                                     source_.norm.data(), spec_.value_dim, step_.rms_eps,
-                                     step_.mixed.row(row) + int64_t{h} * spec_.value_dim);
+  for (int64_t row = group.first_row; row < group.first_row + group.rows; ++row) {
+    step_.kernels.floats->gated_norm(HeadOutput(row, head), step_.side_a.row(row) + int64_t{head} * value_dim,
+                                     source_.norm.data(), value_dim, step_.rms_eps,
+                                     step_.mixed.row(row) + int64_t{head} * value_dim);
   }
-  step_.mixed.Quantize(row, *step_.kernels.ints);
 }
 
 }  // namespace gantry::engine::cpu

@@ -27,9 +27,9 @@ class DeltaNetLayer {
  private:
   static int64_t StateSize(const GatedDeltaNetSpec& spec);
   static int64_t ColumnSize(const GatedDeltaNetSpec& spec);
-  void Convolve(const RowGroup& group);
+  void Convolve(const RowGroup& group, int head, float* history);
   void RunHead(const RowGroup& group, int head);
-  void FinishRow(int64_t row);
+  void Normalise(float* vector, float length) const;
   float* HeadOutput(int64_t row, int head);
 
   const GatedDeltaNetSpec& spec_;
@@ -41,7 +41,8 @@ class DeltaNetLayer {
   int64_t state_size_, column_size_;
   float* states_;               // [slots, value_heads, slabs, key_dim, 16]
   float* columns_;              // [slots, conv_kernel - 1, channels], oldest first
-  std::vector<float> history_;  // [conv_kernel - 1, channels]
+  int64_t history_size_;        // of one thread
+  std::vector<float> history_;  // [threads, conv_kernel - 1, channels of a head]
 };
 
 }  // namespace gantry::engine::cpu

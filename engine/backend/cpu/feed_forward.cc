@@ -19,6 +19,7 @@ void ExpertBuffers::Fit(int64_t rows, int64_t choices, int64_t experts, int64_t 
   width_ = std::max(width_, width);
   const int64_t places = rows_ * choices_;
   router.Resize(rows_, experts_);
+  shared.Resize(rows_, 1);
   gate.Resize(places, width_);
   up.Resize(places, width_);
   down.Resize(places, hidden);
@@ -86,13 +87,13 @@ void FeedForward::Run(const StepBatch& batch, RoutingTape* tape, int layer, Resi
              [&](int e, int64_t begin, int64_t end) {
                const SwiGlu& w = weights_of(e);
                const int first = b.begin[e], count = b.begin[e + 1] - first;
-               const auto multiply = [&](const Weight& weight, Rows& out) {
+               const auto multiply = [&](const Weight& weight, Rows& out, const uint8_t* next) {
                  const ActivationRows in{b.in.data() + first, (weight.block() == 32 ? b.in32 : b.in256).data() + first};
-                 Multiply(step_.kernels, weight, begin, end, in, count, out.pointers() + first);
+                 Multiply(step_.kernels, weight, begin, end, in, count, out.pointers() + first, next);
                };
-               multiply(w.gate, b.gate);
-               multiply(w.up, b.up);
                const bool last = end == w.gate.rows;
+               multiply(w.gate, b.gate, w.up.at(begin));
+               multiply(w.up, b.up, last ? nullptr : w.gate.at(end));
                for (int i = first; i < first + count; ++i) {
                  step_.kernels.floats->silu_mul(b.gate.row(i) + begin, b.up.row(i) + begin, end - begin);
                  // Experts may differ in width: what a wider one left must not enter a padded product.
@@ -137,7 +138,12 @@ void FeedForward::Choose(const StepBatch& batch, RoutingTape* tape, int layer) {
     std::fill_n(b.weight.begin(), rows, 1.0f);
     return;
   }
-  step_.MatMul({{router_, step_.normed, b.router.pointers()}}, rows);
+  if (shared_gate_.empty()) {
+    step_.MatMul({{router_, step_.normed, b.router.pointers()}}, rows);
+  } else {
+    step_.MatMul({{router_, step_.normed, b.router.pointers()}, {shared_gate_, step_.normed, b.shared.pointers()}},
+                 rows);
+  }
   step_.pool.ParallelFor(rows, [&](int64_t row, int thread) {
     int* chosen = &b.expert[row * choices_];
     absl::Span<int> taped;
@@ -146,14 +152,11 @@ void FeedForward::Choose(const StepBatch& batch, RoutingTape* tape, int layer) {
     Route(b.router.row(row), forced ? taped : absl::Span<const int>(),
           b.order.data() + static_cast<int64_t>(thread) * b.experts_, chosen, &b.weight[row * choices_]);
     if (tape != nullptr && !forced) std::copy_n(chosen, taped.size(), taped.begin());
-  });
-  if (!has_shared_) return;
-  if (!shared_gate_.empty()) step_.MatMul({{shared_gate_, step_.normed, b.router.pointers()}}, rows);
-  for (int row = 0; row < rows; ++row) {
-    const int choice = (row + 1) * choices_ - 1;
+    if (!has_shared_) return;
+    const int64_t choice = (row + 1) * choices_ - 1;
     b.expert[choice] = experts_ - 1;
-    b.weight[choice] = shared_gate_.empty() ? 1.0f : Sigmoid(b.router.row(row)[0]);
-  }
+    b.weight[choice] = shared_gate_.empty() ? 1.0f : Sigmoid(b.shared.row(row)[0]);
+  });
 }
 
 // Top-k of the router's logits; ties go to the lower index, NaN comes after every number. Softmax over all experts,
@@ -209,17 +212,15 @@ void FeedForward::Group(int rows) {
 template <typename WeightOf, typename Body>
 void FeedForward::ForExperts(const WeightOf& weight_of, const Body& body) {
   int64_t items = 0;
-  for (int e : buffers_.active) items += step_.Items(weight_of(e));
+  for (int e : buffers_.active) items += weight_of(e).items;
   step_.pool.ParallelFor(items, [&](int64_t item, int) {
     for (int e : buffers_.active) {
       const Weight& weight = weight_of(e);
-      const int64_t own = step_.Items(weight);
-      if (item < own) {
-        const int64_t stretch = step_.ItemRows(weight);
-        body(e, item * stretch, std::min(weight.rows, (item + 1) * stretch));
+      if (item < weight.items) {
+        body(e, item * weight.item_rows, std::min(weight.rows, (item + 1) * weight.item_rows));
         return;
       }
-      item -= own;
+      item -= weight.items;
     }
   });
 }

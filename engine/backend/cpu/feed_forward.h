@@ -14,6 +14,7 @@ namespace gantry::engine::cpu {
 // Buffers that all feed-forward layers share.
 struct ExpertBuffers {
   Rows router;                // [rows, experts]
+  Rows shared;                // [rows, 1]: the shared expert's gate
   Rows gate, up, down;        // [rows * choices, width or hidden], in the order of experts
   std::vector<int> expert;    // [rows * choices]: who was chosen, row by row
   std::vector<float> weight;  // likewise

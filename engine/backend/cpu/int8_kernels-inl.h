@@ -25,6 +25,17 @@
 // at its end.
 static constexpr int kPrefetchAhead = 4096;
 
+// What a lone activation row reads: panels up to `end`, then what lies at `next`.
+struct Stream {
+  const uint8_t* end;
+  const uint8_t* next;
+  // What will be read after another kPrefetchAhead bytes.
+  inline const uint8_t* Ahead(const uint8_t* p) const {
+    const uint8_t* ahead = p + kPrefetchAhead;
+    return ahead < end ? ahead : next + (ahead - end);
+  }
+};
+
 // ---- block types: 32 elements, one scale ----
 
 struct LayoutQ8_0 {  // stored + 128
@@ -53,8 +64,8 @@ struct LayoutQ4_1 {
 
 // P panels that lie panel_bytes apart times X activation rows; rows of the last panel that exist: `rows`.
 template <typename Layout, int P, int X>
-static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const QuantizedRow* rows_of_x,
-                      float* const* y, int64_t row, int rows) {
+static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const Stream& stream,
+                      const QuantizedRow* rows_of_x, float* const* y, int64_t row, int rows) {
   const ActivationBlock32* x[X];
   for (int n = 0; n < X; ++n) x[n] = (const ActivationBlock32*)rows_of_x[n].blocks;
   Floats sum[P][X];
@@ -65,7 +76,8 @@ static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
     if (X == 1) {
-      for (int at = 0; at < P * Layout::kBlockBytes; at += 64) PrefetchBytes(w + kPrefetchAhead + at);
+      const uint8_t* ahead = stream.Ahead(w);
+      for (int at = 0; at < P * Layout::kBlockBytes; at += 64) PrefetchBytes(ahead + at);
     }
     Ints acc[P][X];
 #pragma GCC unroll 8
@@ -189,8 +201,8 @@ static inline void SuperVectors(const uint8_t* w, int64_t panel_bytes, const Act
 }
 
 template <typename Layout, int P, int X>
-static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const QuantizedRow* rows_of_x,
-                      float* const* y, int64_t row, int rows) {
+static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const Stream& stream,
+                      const QuantizedRow* rows_of_x, float* const* y, int64_t row, int rows) {
   const ActivationBlock256* x[X];
   for (int n = 0; n < X; ++n) x[n] = (const ActivationBlock256*)rows_of_x[n].blocks;
   Floats sum[P][X];
@@ -201,7 +213,8 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
     if (X == 1) {
-      for (int at = 0; at < P * Layout::kBlockBytes; at += 64) PrefetchBytes(w + kPrefetchAhead + at);
+      const uint8_t* ahead = stream.Ahead(w);
+      for (int at = 0; at < P * Layout::kBlockBytes; at += 64) PrefetchBytes(ahead + at);
     }
     uint8_t scales[P][128], minima[P][128];
     Ints products[P][X];
@@ -262,38 +275,42 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
 // ---- every type, any number of activation rows ----
 
 template <int P, int X>
-static inline void Tile(const PackedView& w, int64_t panel, const QuantizedRow* x, float* const* y) {
+static inline void Tile(const PackedView& w, int64_t panel, const Stream& stream, const QuantizedRow* x,
+                        float* const* y) {
   const int64_t blocks = w.blocks(), panel_bytes = blocks * PanelBlockBytes(w.type);
-  const uint8_t* data = w.data + panel * panel_bytes;
+  const uint8_t* data = w.panel(panel);
   const int64_t row = panel * kPanelRows, left = w.rows - row - (P - 1) * kPanelRows;
   const int rows = left < kPanelRows ? (int)left : kPanelRows;
   switch (w.type) {
     case PackedType::kQ8_0:
-      return BlockTile<LayoutQ8_0, P, X>(data, panel_bytes, blocks, x, y, row, rows);
+      return BlockTile<LayoutQ8_0, P, X>(data, panel_bytes, blocks, stream, x, y, row, rows);
     case PackedType::kQ4_0:
-      return BlockTile<LayoutQ4_0, P, X>(data, panel_bytes, blocks, x, y, row, rows);
+      return BlockTile<LayoutQ4_0, P, X>(data, panel_bytes, blocks, stream, x, y, row, rows);
     case PackedType::kQ4_1:
-      return BlockTile<LayoutQ4_1, P, X>(data, panel_bytes, blocks, x, y, row, rows);
+      return BlockTile<LayoutQ4_1, P, X>(data, panel_bytes, blocks, stream, x, y, row, rows);
     case PackedType::kQ4_K:
-      return SuperTile<LayoutQ45K<false>, P, X>(data, panel_bytes, blocks, x, y, row, rows);
+      return SuperTile<LayoutQ45K<false>, P, X>(data, panel_bytes, blocks, stream, x, y, row, rows);
     case PackedType::kQ5_K:
-      return SuperTile<LayoutQ45K<true>, P, X>(data, panel_bytes, blocks, x, y, row, rows);
+      return SuperTile<LayoutQ45K<true>, P, X>(data, panel_bytes, blocks, stream, x, y, row, rows);
     case PackedType::kQ6_K:
-      return SuperTile<LayoutQ6K, P, X>(data, panel_bytes, blocks, x, y, row, rows);
+      return SuperTile<LayoutQ6K, P, X>(data, panel_bytes, blocks, stream, x, y, row, rows);
   }
 }
 
 // `left` of the activation rows in the tile of at most X.
 template <int P, int X>
-static inline void TileOfUpTo(int left, const PackedView& w, int64_t panel, const QuantizedRow* x, float* const* y) {
+static inline void TileOfUpTo(int left, const PackedView& w, int64_t panel, const Stream& stream, const QuantizedRow* x,
+                              float* const* y) {
   if constexpr (X > 1) {
-    if (left < X) return TileOfUpTo<P, X - 1>(left, w, panel, x, y);
+    if (left < X) return TileOfUpTo<P, X - 1>(left, w, panel, stream, x, y);
   }
-  Tile<P, X>(w, panel, x, y);
+  Tile<P, X>(w, panel, stream, x, y);
 }
 
 static void Int8MatMul(const PackedView& w, int64_t begin, int64_t end, const QuantizedRow* x, int count,
-                       float* const* y) {
+                       float* const* y, const uint8_t* next) {
+  const uint8_t* stream_end = w.panel(end);
+  const Stream stream{stream_end, next != nullptr ? next : stream_end};
   // Activation rows that stay in the second-level cache while the panels pass.
   constexpr int64_t kRowsBytes = 256 << 10;
   int64_t chunk = kRowsBytes / ActivationBytes(BlockElements(w.type), w.columns) / kTileRows * kTileRows;
@@ -305,12 +322,13 @@ static void Int8MatMul(const PackedView& w, int64_t begin, int64_t end, const Qu
     if (count > 1) {
       for (; p + kTilePanels <= end; p += kTilePanels) {
         for (int64_t i = first; i < stop; i += kTileRows) {
-          TileOfUpTo<kTilePanels, kTileRows>((int)(stop - i), w, p, x + i, y + i);
+          TileOfUpTo<kTilePanels, kTileRows>((int)(stop - i), w, p, stream, x + i, y + i);
         }
       }
     }
     for (; p < end; ++p) {
-      for (int64_t i = first; i < stop; i += kTileRows) TileOfUpTo<1, kTileRows>((int)(stop - i), w, p, x + i, y + i);
+      for (int64_t i = first; i < stop; i += kTileRows)
+        TileOfUpTo<1, kTileRows>((int)(stop - i), w, p, stream, x + i, y + i);
     }
   }
 }

@@ -59,6 +59,7 @@ struct PackedView {
 
   int64_t panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
   int64_t blocks() const { return columns / BlockElements(type); }
+  const uint8_t* panel(int64_t p) const { return data + p * blocks() * PanelBlockBytes(type); }
 };
 
 // Activations in int8, one record per block of a row: everything that a product needs of it lies together, so that a
@@ -91,7 +92,10 @@ struct QuantizedRow {
 struct Int8Kernels {
   const char* name;
   // y[i][row] for the rows of panels [begin, end) and activation rows [0, count). Rows beyond w.rows are not written.
-  void (*matmul)(const PackedView& w, int64_t begin, int64_t end, const QuantizedRow* x, int count, float* const* y);
+  // `next`: weights that the caller will multiply after these, asked for from memory while the last of these are read,
+  // so that the stream does not break; null where there are none or they lie behind these.
+  void (*matmul)(const PackedView& w, int64_t begin, int64_t end, const QuantizedRow* x, int count, float* const* y,
+                 const uint8_t* next);
   // The records of x [columns], `block` (32 or 256) elements each; columns a multiple of block.
   void (*quantize)(const float* x, int64_t columns, int block, void* blocks);
 };

@@ -97,7 +97,7 @@ TEST(Int8KernelsTest, ProductsAreWithinTheContractAndHaveTheSameBitsOnEveryPath)
       std::vector<float> expected(kCount * kRows);
       std::vector<float*> out;
       for (int i = 0; i < kCount; ++i) out.push_back(&expected[i * kRows]);
-      for (int i = 0; i < kCount; ++i) ScalarInt8Kernels().matmul(view, 0, 4, &in.rows[i], 1, &out[i]);
+      for (int i = 0; i < kCount; ++i) ScalarInt8Kernels().matmul(view, 0, 4, &in.rows[i], 1, &out[i], nullptr);
       std::vector<float> weights(columns);
       for (int r = 0; r < kRows; ++r) {
         DecodeRow(type.dtype, file.data() + r * RowBytes(type.dtype, columns), columns, weights.data());
@@ -121,8 +121,8 @@ TEST(Int8KernelsTest, ProductsAreWithinTheContractAndHaveTheSameBitsOnEveryPath)
           std::vector<float> got(kCount * kRows, -1);
           std::vector<float*> y;
           for (int i = 0; i < count; ++i) y.push_back(&got[i * kRows]);
-          kernels->matmul(view, 0, 1, in.rows.data(), count, y.data());
-          kernels->matmul(view, 1, 4, in.rows.data(), count, y.data());
+          kernels->matmul(view, 0, 1, in.rows.data(), count, y.data(), nullptr);
+          kernels->matmul(view, 1, 4, in.rows.data(), count, y.data(), nullptr);
           ASSERT_EQ(std::memcmp(got.data(), expected.data(), sizeof(float) * count * kRows), 0)
               << kernels->name << " " << InfoOf(type.dtype).name << " count " << count;
         }
@@ -196,7 +196,7 @@ TEST(Int8KernelsTest, WhatIsNotFinitePoisonsItsRowAlone) {
         kernels->quantize(&in.x[block], block, block, &in.records[in.row_bytes]);
         std::vector<float> y(32);
         float* out[] = {y.data(), y.data() + 16};
-        kernels->matmul({packed.data(), 16, block, type.packed}, 0, 1, in.rows.data(), 2, out);
+        kernels->matmul({packed.data(), 16, block, type.packed}, 0, 1, in.rows.data(), 2, out, nullptr);
         for (int r = 0; r < 16; ++r) {
           EXPECT_TRUE(std::isfinite(y[r])) << kernels->name;
           EXPECT_TRUE(std::isnan(y[16 + r])) << kernels->name;

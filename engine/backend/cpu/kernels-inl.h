@@ -168,12 +168,13 @@ static void SiluMul(float* gate, const float* up, int64_t n) {
   }
 }
 
-static void ConvolveSilu(const float* const* inputs, int taps, const float* weights, int64_t channels, float* out) {
+static void ConvolveSilu(const float* const* inputs, int taps, const float* weights, int64_t stride, int64_t channels,
+                         float* out) {
   for (int64_t c = 0; c < channels; c += 16) {
     const int64_t left = channels - c;
     Vec sum = Vec::Zero();
     for (int j = 0; j < taps; ++j) {
-      sum = Vec::Fma(LoadUpTo16(weights + j * channels + c, left), LoadUpTo16(inputs[j] + c, left), sum);
+      sum = Vec::Fma(LoadUpTo16(weights + j * stride + c, left), LoadUpTo16(inputs[j] + c, left), sum);
     }
     StoreUpTo16(SiluOf(sum), out + c, left);
   }

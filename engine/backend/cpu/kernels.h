@@ -107,8 +107,10 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
   // gate = silu(gate) * up.
   void (*silu_mul)(float* gate, const float* up, int64_t n);
-  // out[c] = silu(sum_j weights[j][c] * inputs[j][c]), j ascending; weights [taps, channels].
-  void (*convolve_silu)(const float* const* inputs, int taps, const float* weights, int64_t channels, float* out);
+  // out[c] = silu(sum_j weights[j][c] * inputs[j][c]), j ascending, c in [0, channels); weights[j] at weights + j *
+  // stride.
+  void (*convolve_silu)(const float* const* inputs, int taps, const float* weights, int64_t stride, int64_t channels,
+                        float* out);
   // out = weight * (x * rsqrt(mean x^2 + eps)) * silu(gate).
   void (*gated_norm)(const float* x, const float* gate, const float* weight, int64_t n, float eps, float* out);
   // out = out * factor * sigmoid(gate); gate may be null: out * factor.

@@ -60,30 +60,19 @@ struct Step {
     float* const* y;  // output rows
   };
 
-  // Weight rows of one work item: up to 64 KiB, so that a thread streams, and no more than leaves each thread eight of
-  // them, so that none waits long for the last.
-  int64_t ItemRows(const Weight& w) const {
-    constexpr int64_t kItemBytes = 64 << 10, kLeast = 32;
-    const int64_t row_bytes = std::max<int64_t>(1, w.row_bytes());
-    const int64_t bytes = std::min(kItemBytes, row_bytes * w.rows / (8 * pool.threads()));
-    return std::max(kLeast, bytes / row_bytes / kLeast * kLeast);
-  }
-  int64_t Items(const Weight& w) const { return (w.rows + ItemRows(w) - 1) / ItemRows(w); }
-
   // Several products over rows [0, count) as one parallel loop.
   void MatMul(std::initializer_list<Product> products, int count) {
     int64_t items = 0;
-    for (const Product& product : products) items += Items(product.w);
+    for (const Product& product : products) items += product.w.items;
     pool.ParallelFor(items, [&](int64_t item, int) {
       for (const Product& product : products) {
-        const int64_t own = Items(product.w);
-        if (item < own) {
-          const int64_t rows = ItemRows(product.w), begin = item * rows;
+        if (item < product.w.items) {
+          const int64_t rows = product.w.item_rows, begin = item * rows;
           Multiply(kernels, product.w, begin, std::min(product.w.rows, begin + rows),
                    ActivationRows::Of(product.x, product.w, 0), count, product.y);
           return;
         }
-        item -= own;
+        item -= product.w.items;
       }
     });
   }

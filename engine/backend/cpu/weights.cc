@@ -47,6 +47,15 @@ std::optional<PlainType> PlainTypeOf(DType type) {
   }
 }
 
+// Weight rows of one work item: up to 64 KiB, so that a thread streams, and no more than leaves each thread eight of
+// them, so that none waits long for the last.
+int64_t ItemRows(const Weight& w, int threads) {
+  constexpr int64_t kItemBytes = 64 << 10, kLeast = 32;
+  const int64_t row_bytes = std::max<int64_t>(1, w.row_bytes());
+  const int64_t bytes = std::min(kItemBytes, row_bytes * w.rows / (8 * threads));
+  return std::max(kLeast, bytes / row_bytes / kLeast * kLeast);
+}
+
 // Gives the kernel back the pages of a mapped file that nobody will read again. Whole pages only: neighbours share the
 // borders.
 void DropPages(const void* data, int64_t bytes) {
@@ -112,6 +121,13 @@ int64_t Weight::row_bytes() const {
 }
 
 Weight WeightStore::Add(const Matrix& matrix) {
+  Weight weight = Store(matrix);
+  weight.item_rows = ItemRows(weight, pool_.threads());
+  weight.items = (weight.rows + weight.item_rows - 1) / weight.item_rows;
+  return weight;
+}
+
+Weight WeightStore::Store(const Matrix& matrix) {
   Weight weight;
   weight.rows = matrix.rows;
   weight.columns = matrix.columns;
@@ -173,13 +189,13 @@ void MultiplyTiles(const Kernels& kernels, const Matrix& w, int64_t begin, int64
 }  // namespace
 
 void Multiply(const KernelSet& kernels, const Weight& w, int64_t begin, int64_t end, const ActivationRows& x, int count,
-              float* const* y) {
+              float* const* y, const uint8_t* next) {
   switch (w.form) {
     case Weight::Form::kPlain:
       return kernels.floats->matmul(w.floats, begin, end, x.floats, count, y);
     case Weight::Form::kPacked:
       return kernels.ints->matmul(w.packed, begin / kPanelRows, (end + kPanelRows - 1) / kPanelRows, x.quantized, count,
-                                  y);
+                                  y, next);
     case Weight::Form::kTiles:
       return MultiplyTiles(*kernels.floats, w.tiles, begin, end, x.floats, count, y);
   }

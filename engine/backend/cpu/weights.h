@@ -28,11 +28,15 @@ struct Weight {
   Form form = Form::kPlain;
   int64_t rows = 0;
   int64_t columns = 0;
+  int64_t item_rows = 0;  // rows of one work item, a multiple of 16
+  int64_t items = 0;
 
   // The form of activations that its products take: 0 (floats), 32 or 256 (int8 with a scale per so many).
   int block() const { return form == Form::kPacked ? BlockElements(packed.type) : 0; }
   bool empty() const { return rows == 0; }
   int64_t row_bytes() const;
+  // Where reading begins for rows from this one on, a multiple of 16; null unless packed.
+  const uint8_t* at(int64_t row) const { return form == Form::kPacked ? packed.panel(row / kPanelRows) : nullptr; }
 };
 
 // Memory from the kernel in huge pages where it has them, zeroed.
@@ -79,6 +83,8 @@ class WeightStore {
   int64_t bytes() const { return bytes_; }
 
  private:
+  Weight Store(const Matrix& matrix);
+
   ThreadPool& pool_;
   HugeArena arena_;
   std::vector<Matrix> in_place_;
@@ -106,8 +112,8 @@ struct ActivationRows {
 };
 
 // y[i][row] for rows [begin, end) of the weight and activation rows [0, count). begin is a multiple of 16, and end too
-// unless it is the last row.
+// unless it is the last row. `next`: see Int8Kernels.
 void Multiply(const KernelSet& kernels, const Weight& w, int64_t begin, int64_t end, const ActivationRows& x, int count,
-              float* const* y);
+              float* const* y, const uint8_t* next = nullptr);
 
 }  // namespace gantry::engine::cpu
