@@ -136,6 +136,12 @@ inline double Margin(const float* row, int size) {
   return static_cast<double>(row[best]) - second;
 }
 
+// Between `factory`'s logits and the oracle's, with the oracle's experts and keys and values in float32.
+inline double DifferenceWithEqualExperts(const CellOracle& oracle, const BlocksFactory& factory) {
+  auto blocks = factory(oracle.model, CellLimits()).value();
+  return MaxDifference(RunTaped(*blocks, oracle.ids, &oracle.run.tape).logits, oracle.run.logits);
+}
+
 // Returns the free run's logits, so that cells that promise equal bits can be compared.
 inline std::vector<float> CheckCell(CellOracle& oracle, const std::string& cell, const BlocksFactory& factory,
                                     KvType kv_type, double bound) {

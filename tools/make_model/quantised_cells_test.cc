@@ -10,6 +10,7 @@
 #include "engine/backend/cpu/cpu_blocks.h"
 #include "engine/backend/golden_cells_test_util.h"
 #include "engine/backend/reference/reference_blocks.h"
+#include "engine/backend/widened_model_test_util.h"
 #include "tools/make_model/checkpoint.h"
 #include "tools/make_model/gguf_plan.h"
 #include "tools/make_model/write_model.h"
@@ -42,8 +43,7 @@ std::shared_ptr<const engine::Model> LoadAs(const Checkpoint& checkpoint, const 
 }
 
 double DifferenceOfFloats(const CellOracle& oracle) {
-  auto blocks = MakeCpuBlocks(oracle.model, engine::CellLimits()).value();
-  return engine::MaxDifference(RunTaped(*blocks, oracle.ids, &oracle.run.tape).logits, oracle.run.logits);
+  return engine::DifferenceWithEqualExperts(oracle, engine::OfWidened(MakeCpuBlocks));
 }
 
 void CheckIsas(CellOracle& oracle, double bound) {

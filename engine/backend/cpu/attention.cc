@@ -89,7 +89,7 @@ void AttentionLayer::Run(const StepBatch& batch, Residual io) {
                          [&](int64_t i, int thread) { RunItem(buffers_.items[i], thread); });
   step_.pool.ParallelFor(static_cast<int64_t>(buffers_.splits.size()),
                          [&](int64_t i, int) { MergeParts(buffers_.splits[i]); });
-  step_.pool.ParallelFor(rows, [&](int64_t i, int) { step_.mixed.Quantize(i, *step_.kernels.ints); });
+  step_.pool.ParallelFor(rows, [&](int64_t i, int) { step_.mixed.Convert(i, step_.kernels); });
   step_.MatMul({{o_, step_.mixed, step_.DeltaRows(rows, io)}}, rows);
 }
 

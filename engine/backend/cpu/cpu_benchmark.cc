@@ -46,12 +46,12 @@ struct Shape {
 double Best(Step& step, const Weight& weight, const Shape& shape) {
   Rows x;
   x.Resize(shape.count, kColumns);
-  x.Require(weight.block(), kColumns);
+  x.Require(weight.activations(), kColumns);
   std::mt19937 random(2);
   std::normal_distribution<float> normal;
   for (int i = 0; i < shape.count; ++i) {
     for (int64_t c = 0; c < kColumns; ++c) x.row(i)[c] = normal(random);
-    x.Quantize(i, *step.kernels.ints);
+    x.Convert(i, step.kernels);
   }
   Rows y;
   y.Resize(shape.count, weight.rows);

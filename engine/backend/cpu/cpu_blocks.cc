@@ -32,7 +32,7 @@ class CpuBlocks final : public Blocks {
         limits_(limits),
         step_(kernels, limits.threads),
         store_(&step_.pool),
-        numerics_id_(absl::StrCat("cpu/3/f32x16+int8/kv-", cpu::NameOf(cpu::FormatOf(limits.kv_type)))),
+        numerics_id_(absl::StrCat("cpu/4/f32x16+bf16+int8/kv-", cpu::NameOf(cpu::FormatOf(limits.kv_type)))),
         costs_(CpuCacheCosts(model_->spec, limits.kv_type)),
         caches_(costs_.kv_page_bytes * limits.kv_pages + costs_.state_slot_bytes * limits.state_slots) {
     caches_.Touch(step_.pool);
@@ -97,7 +97,7 @@ class CpuBlocks final : public Blocks {
       for (int64_t j = 0; j < size; ++j) row[j] = x[j] + delta[j];
       step_.kernels.floats->rms_norm(row, norm.data(), size, spec().rms_eps, row);
       std::copy_n(row, size, hidden + i * size);
-      if (logits != nullptr) step_.normed.Quantize(i, *step_.kernels.ints);
+      if (logits != nullptr) step_.normed.Convert(i, step_.kernels);
     });
     if (logits == nullptr) return;
     for (int i = 0; i < count; ++i) logit_rows_[i] = logits + i * vocab;
@@ -113,7 +113,7 @@ class CpuBlocks final : public Blocks {
       EmbeddingRow(batch.tokens[i], row);
       kernels.rms_norm(row, mtp.embedding_norm.data(), size, spec().rms_eps, row);
       kernels.rms_norm(hidden + i * size, mtp.hidden_norm.data(), size, spec().rms_eps, row + size);
-      concat_.Quantize(i, *step_.kernels.ints);
+      concat_.Convert(i, step_.kernels);
       std::fill_n(io.delta + i * size, size, 0.0f);
       step_.out_rows[i] = io.x + i * size;
     });

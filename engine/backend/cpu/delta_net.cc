@@ -34,8 +34,8 @@ DeltaNetLayer::DeltaNetLayer(const GatedDeltaNetSpec& spec, const GatedDeltaNetW
       step_(*step),
       qkv_(store->Add(weights.qkv)),
       z_(store->Add(weights.z)),
-      b_(store->Add(weights.b)),
-      a_(store->Add(weights.a)),
+      b_(store->Add(weights.b, WeightStore::Role::kDecision)),
+      a_(store->Add(weights.a, WeightStore::Role::kDecision)),
       out_(store->Add(weights.out)),
       slabs_(static_cast<int>(PaddedTo16(spec.value_dim) / kLanes)),
       state_size_(StateSize(spec)),
@@ -83,7 +83,7 @@ void DeltaNetLayer::Run(const StepBatch& batch, Residual io) {
   step_.pool.ParallelFor(groups * spec_.value_heads, [&](int64_t i, int) {
     RunHead(batch.groups[i / spec_.value_heads], static_cast<int>(i % spec_.value_heads));
   });
-  step_.pool.ParallelFor(rows, [&](int64_t row, int) { step_.mixed.Quantize(row, *step_.kernels.ints); });
+  step_.pool.ParallelFor(rows, [&](int64_t row, int) { step_.mixed.Convert(row, step_.kernels); });
   step_.MatMul({{out_, step_.mixed, step_.DeltaRows(rows, io)}}, rows);
 }
 

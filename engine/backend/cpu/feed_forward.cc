@@ -10,6 +10,11 @@ float Sigmoid(float x) {
   return 1.0f / (1.0f + std::exp(-x));
 }
 
+// Whether a unit of this form may reach over several work items of the weights that compute it.
+bool WiderThanItems(ActivationForm form) {
+  return UnitOf(form) > kItemRowsUnit;
+}
+
 }  // namespace
 
 void ExpertBuffers::Fit(int64_t rows, int64_t choices, int64_t experts, int64_t width, int64_t hidden, int threads) {
@@ -31,8 +36,7 @@ void ExpertBuffers::Fit(int64_t rows, int64_t choices, int64_t experts, int64_t 
   active.reserve(experts_);
   order.resize(experts_ * threads);
   in.resize(places);
-  in32.resize(places);
-  in256.resize(places);
+  for (std::vector<ActivationRow>& rows_of_form : converted) rows_of_form.resize(places);
 }
 
 FeedForward::FeedForward(const FfnSpec& spec, const LayerWeights& weights, WeightStore* store, Step* step,
@@ -46,11 +50,11 @@ FeedForward::FeedForward(const FfnSpec& spec, const LayerWeights& weights, Weigh
   } else {
     const auto& moe = std::get<MixtureOfExpertsWeights>(weights.ffn);
     mixture_ = true;
-    router_ = store->Add(moe.router);
+    router_ = store->Add(moe.router, WeightStore::Role::kDecision);
     for (const SwiGluWeights& expert : moe.experts) expert_weights_.push_back(add(expert));
     has_shared_ = moe.shared.has_value();
     if (moe.shared) shared_ = add(*moe.shared);
-    if (moe.shared_gate) shared_gate_ = store->Add(*moe.shared_gate);
+    if (moe.shared_gate) shared_gate_ = store->Add(*moe.shared_gate, WeightStore::Role::kDecision);
     const auto& sizes = std::get<MixtureOfExpertsSpec>(spec);
     choices_ = sizes.experts_per_token + (has_shared_ ? 1 : 0);
     experts_ = sizes.experts + (has_shared_ ? 1 : 0);
@@ -59,10 +63,7 @@ FeedForward::FeedForward(const FfnSpec& spec, const LayerWeights& weights, Weigh
   for (int e = 0; e < experts_; ++e) {
     const SwiGlu& w = weights_of(e);
     Require(&step->normed, {&w.gate, &w.up});
-    for (const Weight* weight : {&w.gate, &w.up}) {
-      needs32_ = needs32_ || weight->block() == 32;
-      needs256_ = needs256_ || weight->block() == 256;
-    }
+    for (const Weight* weight : {&w.gate, &w.up}) takes_[static_cast<int>(weight->activations())] = true;
   }
 }
 
@@ -81,14 +82,15 @@ void FeedForward::Run(const StepBatch& batch, RoutingTape* tape, int layer, Resi
   Choose(batch, tape, layer);
   Group(rows);
   ExpertBuffers& b = buffers_;
-  // Gate, up and activation of a stretch of columns together: the activation finds them in the cache. Where down takes
-  // its input in blocks of 32, the stretch is quantised there and then.
+  // Gate, up and activation of a stretch of columns together: the activation finds them in the cache. A form that down
+  // takes its input in is made there and then where a stretch holds whole units of it.
   ForExperts([&](int e) -> const Weight& { return weights_of(e).gate; },
              [&](int e, int64_t begin, int64_t end) {
                const SwiGlu& w = weights_of(e);
                const int first = b.begin[e], count = b.begin[e + 1] - first;
                const auto multiply = [&](const Weight& weight, Rows& out, const uint8_t* next) {
-                 const ActivationRows in{b.in.data() + first, (weight.block() == 32 ? b.in32 : b.in256).data() + first};
+                 const ActivationRows in{b.in.data() + first,
+                                         b.converted[static_cast<int>(weight.activations())].data() + first};
                  Multiply(step_.kernels, weight, begin, end, in, count, out.pointers() + first, next);
                };
                const bool last = end == w.gate.rows;
@@ -98,15 +100,17 @@ void FeedForward::Run(const StepBatch& batch, RoutingTape* tape, int layer, Resi
                  step_.kernels.floats->silu_mul(b.gate.row(i) + begin, b.up.row(i) + begin, end - begin);
                  // Experts may differ in width: what a wider one left must not enter a padded product.
                  if (last) std::fill(b.gate.row(i) + end, b.gate.row(i) + PaddedTo16(end), 0.0f);
-                 if (w.down.block() == 32) b.gate.Quantize(i, *step_.kernels.ints, 32, begin, end);
+                 const ActivationForm form = w.down.activations();
+                 if (!WiderThanItems(form)) b.gate.Convert(i, step_.kernels, form, begin, end);
                }
              });
-  bool super_blocks = false;
-  for (int e : b.active) super_blocks = super_blocks || weights_of(e).down.block() == 256;
-  if (super_blocks) {
+  bool wide = false;
+  for (int e : b.active) wide = wide || WiderThanItems(weights_of(e).down.activations());
+  if (wide) {
     step_.pool.ParallelFor(static_cast<int64_t>(rows) * choices_, [&](int64_t i, int) {
       const Weight& down = weights_of(b.expert[i]).down;
-      if (down.block() == 256) b.gate.Quantize(b.place[i], *step_.kernels.ints, 256, 0, down.columns);
+      const ActivationForm form = down.activations();
+      if (WiderThanItems(form)) b.gate.Convert(b.place[i], step_.kernels, form, 0, down.columns);
     });
   }
   if (!mixture_) {
@@ -203,8 +207,9 @@ void FeedForward::Group(int rows) {
     const int place = b.place[i] = b.cursor[b.expert[i]]++;
     const int row = i / choices_;
     b.in[place] = step_.normed.row(row);
-    if (needs32_) b.in32[place] = step_.normed.quantized(32)[row];
-    if (needs256_) b.in256[place] = step_.normed.quantized(256)[row];
+    for (int form = 1; form < kActivationForms; ++form) {
+      if (takes_[form]) b.converted[form][place] = step_.normed.in(static_cast<ActivationForm>(form))[row];
+    }
   }
 }
 

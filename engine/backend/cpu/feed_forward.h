@@ -1,6 +1,7 @@
 // Dense SwiGLU or a mixture of experts, one layer of it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -21,10 +22,10 @@ struct ExpertBuffers {
   std::vector<int> place;     // likewise: where in gate, up, down
   std::vector<int> begin;     // [experts + 1]: places of an expert
   std::vector<int> cursor;
-  std::vector<int> active;  // experts that some row chose
-  std::vector<int> order;   // [threads, experts]
-  std::vector<float*> in;   // [places]: rows of step.normed
-  std::vector<QuantizedRow> in32, in256;
+  std::vector<int> active;                                             // experts that some row chose
+  std::vector<int> order;                                              // [threads, experts]
+  std::vector<float*> in;                                              // [places]: rows of step.normed
+  std::array<std::vector<ActivationRow>, kActivationForms> converted;  // likewise in other forms
   // Grows to what a layer of this shape needs.
   void Fit(int64_t rows, int64_t choices, int64_t experts, int64_t width, int64_t hidden, int threads);
   int64_t rows_ = 0, choices_ = 0, experts_ = 0, width_ = 0;
@@ -61,7 +62,7 @@ class FeedForward {
   Weight router_, shared_gate_;
   std::vector<SwiGlu> expert_weights_;
   SwiGlu shared_;
-  bool needs32_ = false, needs256_ = false;  // of gate and up
+  std::array<bool, kActivationForms> takes_{};  // gate or up take this form
 };
 
 }  // namespace gantry::engine::cpu

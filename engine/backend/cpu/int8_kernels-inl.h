@@ -65,9 +65,9 @@ struct LayoutQ4_1 {
 // P panels that lie panel_bytes apart times X activation rows; rows of the last panel that exist: `rows`.
 template <typename Layout, int P, int X>
 static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const Stream& stream,
-                      const QuantizedRow* rows_of_x, float* const* y, int64_t row, int rows) {
+                      const ActivationRow* rows_of_x, float* const* y, int64_t row, int rows) {
   const ActivationBlock32* x[X];
-  for (int n = 0; n < X; ++n) x[n] = (const ActivationBlock32*)rows_of_x[n].blocks;
+  for (int n = 0; n < X; ++n) x[n] = (const ActivationBlock32*)rows_of_x[n].data;
   Floats sum[P][X];
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
@@ -202,9 +202,9 @@ static inline void SuperVectors(const uint8_t* w, int64_t panel_bytes, const Act
 
 template <typename Layout, int P, int X>
 static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const Stream& stream,
-                      const QuantizedRow* rows_of_x, float* const* y, int64_t row, int rows) {
+                      const ActivationRow* rows_of_x, float* const* y, int64_t row, int rows) {
   const ActivationBlock256* x[X];
-  for (int n = 0; n < X; ++n) x[n] = (const ActivationBlock256*)rows_of_x[n].blocks;
+  for (int n = 0; n < X; ++n) x[n] = (const ActivationBlock256*)rows_of_x[n].data;
   Floats sum[P][X];
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
@@ -275,13 +275,15 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
 // ---- every type, any number of activation rows ----
 
 template <int P, int X>
-static inline void Tile(const PackedView& w, int64_t panel, const Stream& stream, const QuantizedRow* x,
+static inline void Tile(const PackedView& w, int64_t panel, const Stream& stream, const ActivationRow* x,
                         float* const* y) {
   const int64_t blocks = w.blocks(), panel_bytes = blocks * PanelBlockBytes(w.type);
   const uint8_t* data = w.panel(panel);
   const int64_t row = panel * kPanelRows, left = w.rows - row - (P - 1) * kPanelRows;
   const int rows = left < kPanelRows ? (int)left : kPanelRows;
   switch (w.type) {
+    case PackedType::kBF16:  // bf16_kernels.h
+      return;
     case PackedType::kQ8_0:
       return BlockTile<LayoutQ8_0, P, X>(data, panel_bytes, blocks, stream, x, y, row, rows);
     case PackedType::kQ4_0:
@@ -299,21 +301,21 @@ static inline void Tile(const PackedView& w, int64_t panel, const Stream& stream
 
 // `left` of the activation rows in the tile of at most X.
 template <int P, int X>
-static inline void TileOfUpTo(int left, const PackedView& w, int64_t panel, const Stream& stream, const QuantizedRow* x,
-                              float* const* y) {
+static inline void TileOfUpTo(int left, const PackedView& w, int64_t panel, const Stream& stream,
+                              const ActivationRow* x, float* const* y) {
   if constexpr (X > 1) {
     if (left < X) return TileOfUpTo<P, X - 1>(left, w, panel, stream, x, y);
   }
   Tile<P, X>(w, panel, stream, x, y);
 }
 
-static void Int8MatMul(const PackedView& w, int64_t begin, int64_t end, const QuantizedRow* x, int count,
+static void Int8MatMul(const PackedView& w, int64_t begin, int64_t end, const ActivationRow* x, int count,
                        float* const* y, const uint8_t* next) {
   const uint8_t* stream_end = w.panel(end);
   const Stream stream{stream_end, next != nullptr ? next : stream_end};
   // Activation rows that stay in the second-level cache while the panels pass.
   constexpr int64_t kRowsBytes = 256 << 10;
-  int64_t chunk = kRowsBytes / ActivationBytes(BlockElements(w.type), w.columns) / kTileRows * kTileRows;
+  int64_t chunk = kRowsBytes / ActivationBytes(FormOf(w.type), w.columns) / kTileRows * kTileRows;
   if (chunk < kTileRows) chunk = kTileRows;
   for (int64_t first = 0; first < count; first += chunk) {
     const int64_t stop = first + chunk < count ? first + chunk : count;

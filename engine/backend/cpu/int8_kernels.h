@@ -23,44 +23,9 @@
 
 #include <cstdint>
 
+#include "engine/backend/cpu/packed_view.h"
+
 namespace gantry::engine::cpu {
-
-inline constexpr int kPanelRows = 16;
-
-enum class PackedType : uint8_t { kQ8_0, kQ4_0, kQ4_1, kQ4_K, kQ5_K, kQ6_K };
-
-// Elements that share a scale of the activations, and bytes of one panel's block.
-inline constexpr int BlockElements(PackedType type) {
-  return type == PackedType::kQ8_0 || type == PackedType::kQ4_0 || type == PackedType::kQ4_1 ? 32 : 256;
-}
-inline constexpr int64_t PanelBlockBytes(PackedType type) {
-  switch (type) {
-    case PackedType::kQ8_0:
-      return 16 * 34;
-    case PackedType::kQ4_0:
-      return 16 * 18;
-    case PackedType::kQ4_1:
-      return 16 * 20;
-    case PackedType::kQ4_K:
-      return 16 * 144;
-    case PackedType::kQ5_K:
-      return 16 * 176;
-    case PackedType::kQ6_K:
-      return 16 * 210;
-  }
-  return 0;
-}
-
-struct PackedView {
-  const uint8_t* data = nullptr;  // [panels][blocks][PanelBlockBytes], 64-byte aligned
-  int64_t rows = 0;
-  int64_t columns = 0;  // a multiple of BlockElements
-  PackedType type = PackedType::kQ8_0;
-
-  int64_t panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
-  int64_t blocks() const { return columns / BlockElements(type); }
-  const uint8_t* panel(int64_t p) const { return data + p * blocks() * PanelBlockBytes(type); }
-};
 
 // Activations in int8, one record per block of a row: everything that a product needs of it lies together, so that a
 // row is one address and every path reads sums in the form it multiplies them in. A block with a NaN or infinity has
@@ -81,20 +46,27 @@ struct ActivationBlock256 {
 };
 static_assert(sizeof(ActivationBlock32) == 48 && sizeof(ActivationBlock256) == 352);
 
-inline constexpr int64_t ActivationBytes(int block, int64_t columns) {
-  return columns / block * static_cast<int64_t>(block == 32 ? sizeof(ActivationBlock32) : sizeof(ActivationBlock256));
+// Bytes of one row in this form.
+inline constexpr int64_t ActivationBytes(ActivationForm form, int64_t columns) {
+  switch (form) {
+    case ActivationForm::kFloat:
+      return columns * static_cast<int64_t>(sizeof(float));
+    case ActivationForm::kInt8By32:
+      return columns / 32 * static_cast<int64_t>(sizeof(ActivationBlock32));
+    case ActivationForm::kInt8By256:
+      return columns / 256 * static_cast<int64_t>(sizeof(ActivationBlock256));
+    case ActivationForm::kBF16:
+      return columns * 2;
+  }
+  return 0;
 }
-
-struct QuantizedRow {
-  const void* blocks = nullptr;  // ActivationBlock32 or ActivationBlock256, whichever the weights take
-};
 
 struct Int8Kernels {
   const char* name;
   // y[i][row] for the rows of panels [begin, end) and activation rows [0, count). Rows beyond w.rows are not written.
   // `next`: weights that the caller will multiply after these, asked for from memory while the last of these are read,
   // so that the stream does not break; null where there are none or they lie behind these.
-  void (*matmul)(const PackedView& w, int64_t begin, int64_t end, const QuantizedRow* x, int count, float* const* y,
+  void (*matmul)(const PackedView& w, int64_t begin, int64_t end, const ActivationRow* x, int count, float* const* y,
                  const uint8_t* next);
   // The records of x [columns], `block` (32 or 256) elements each; columns a multiple of block.
   void (*quantize)(const float* x, int64_t columns, int block, void* blocks);

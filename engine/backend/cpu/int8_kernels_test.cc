@@ -53,9 +53,16 @@ std::vector<uint8_t> RandomMatrix(const Type& type, int64_t rows, int64_t column
   return bytes;
 }
 
+ActivationForm InBlocksOf(int block) {
+  return block == 32 ? ActivationForm::kInt8By32 : ActivationForm::kInt8By256;
+}
+
 struct Activations {
   Activations(int count, int64_t columns, int block, std::mt19937& random)
-      : x(count * columns), row_bytes(ActivationBytes(block, columns)), records(count * row_bytes), block_(block) {
+      : x(count * columns),
+        row_bytes(ActivationBytes(InBlocksOf(block), columns)),
+        records(count * row_bytes),
+        block_(block) {
     std::normal_distribution<float> normal;
     for (float& value : x) value = normal(random);
     for (int i = 0; i < count; ++i) {
@@ -64,19 +71,19 @@ struct Activations {
     }
   }
   float scale(int row, int64_t column) const {
-    const void* blocks = rows[row].blocks;
+    const void* blocks = rows[row].data;
     return block_ == 32 ? static_cast<const ActivationBlock32*>(blocks)[column / 32].scale
                         : static_cast<const ActivationBlock256*>(blocks)[column / 256].scale;
   }
   int q(int row, int64_t column) const {
-    const void* blocks = rows[row].blocks;
+    const void* blocks = rows[row].data;
     return block_ == 32 ? static_cast<const ActivationBlock32*>(blocks)[column / 32].q[column % 32]
                         : static_cast<const ActivationBlock256*>(blocks)[column / 256].q[column % 256];
   }
   std::vector<float> x;
   int64_t row_bytes;
   std::vector<uint8_t> records;
-  std::vector<QuantizedRow> rows;
+  std::vector<ActivationRow> rows;
 
  private:
   int block_;
@@ -141,7 +148,7 @@ TEST(Int8KernelsTest, QuantisedActivationsAreTheNearestSteps) {
     std::fill_n(x.begin(), block, 0.0f);
     x[2 * block] = 127.0f;  // a tie below: 0.5 steps
     for (int i = 1; i < block; ++i) x[2 * block + i] = static_cast<float>(i % 100) + 0.5f;
-    std::vector<uint8_t> records(ActivationBytes(block, kColumns));
+    std::vector<uint8_t> records(ActivationBytes(InBlocksOf(block), kColumns));
     ScalarInt8Kernels().quantize(x.data(), kColumns, block, records.data());
     const auto* by32 = reinterpret_cast<const ActivationBlock32*>(records.data());
     const auto* by256 = reinterpret_cast<const ActivationBlock256*>(records.data());

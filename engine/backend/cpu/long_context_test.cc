@@ -5,6 +5,7 @@
 #include "engine/backend/cpu/cpu_blocks.h"
 #include "engine/backend/golden_cells_test_util.h"
 #include "engine/backend/reference/reference_blocks.h"
+#include "engine/backend/widened_model_test_util.h"
 
 namespace gantry::engine {
 namespace {
@@ -20,7 +21,7 @@ TEST(LongContextTest, AttentionFarIntoAContextEqualsTheReference) {
     LongContext context;
   } rows[] = {{"llama3", {}}, {"llama3", {.position = 262'141}}, {"qwen3_5_moe", {}}};
   for (const auto& row : rows) {
-    const auto model = LoadModel(Golden(row.family).model).value();
+    const auto model = Widened(LoadModel(Golden(row.family).model).value());
     const std::vector<float> expected = LogitsFarIn(model, MakeReferenceBlocks, row.context);
     std::vector<float> first;
     for (const char* isa : CpuIsas()) {

@@ -13,6 +13,10 @@ int64_t FileBlockBytes(PackedType type) {
 
 // Each function puts row r's file block `in` into its panel block `out`.
 
+void PackBF16(const uint8_t* in, int r, uint8_t* out) {
+  std::memcpy(out + 4 * r, in, 4);
+}
+
 void PackQ8_0(const uint8_t* in, int r, uint8_t* out) {
   for (int e = 0; e < 32; ++e) out[64 * (e / 4) + 4 * r + e % 4] = static_cast<uint8_t>(in[2 + e] + 128);
   std::memcpy(out + 512 + 2 * r, in, 2);
@@ -72,6 +76,8 @@ void PackQ6K(const uint8_t* in, int r, uint8_t* out) {
 
 void PackBlock(PackedType type, const uint8_t* in, int r, uint8_t* out) {
   switch (type) {
+    case PackedType::kBF16:
+      return PackBF16(in, r, out);
     case PackedType::kQ8_0:
       return PackQ8_0(in, r, out);
     case PackedType::kQ4_0:
@@ -98,7 +104,7 @@ void PackPanels(PackedType type, const uint8_t* rows_of_blocks, int64_t rows, in
   for (int64_t p = begin; p < end; ++p) {
     uint8_t* panel = out + p * blocks * panel_block;
     const int64_t first = p * kPanelRows, count = std::min<int64_t>(kPanelRows, rows - first);
-    // A row that is not there has scale zero, so whatever its integers are it gives zero.
+    // A row that is not there is all zeros, scales included, and gives zero.
     if (count < kPanelRows) std::memset(panel, 0, static_cast<size_t>(blocks * panel_block));
     for (int64_t b = 0; b < blocks; ++b) {
       for (int r = 0; r < count; ++r) {

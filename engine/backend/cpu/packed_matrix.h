@@ -1,10 +1,10 @@
-// Block-quantised matrices in the order that the int8 kernels read (int8_kernels.h): rows interleaved by 16, the same
+// Matrices in the order that the packed kernels read (int8_kernels.h, bf16_kernels.h): rows interleaved by 16, the same
 // bytes as in the file.
 #pragma once
 
 #include <cstdint>
 
-#include "engine/backend/cpu/int8_kernels.h"
+#include "engine/backend/cpu/packed_view.h"
 
 namespace gantry::engine::cpu {
 

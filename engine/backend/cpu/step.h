@@ -50,7 +50,7 @@ struct Step {
   void Normalise(int rows, const std::vector<float>& weight, Residual io) {
     pool.ParallelFor(rows, [&](int64_t i, int) {
       kernels.floats->add_norm(io.x + i * hidden, io.delta + i * hidden, weight.data(), hidden, rms_eps, normed.row(i));
-      normed.Quantize(i, *kernels.ints);
+      normed.Convert(i, kernels);
     });
   }
 
@@ -81,7 +81,7 @@ struct Step {
 // Columns that a consumer with these weights reads of its input, in the form it needs.
 inline void Require(Rows* rows, std::initializer_list<const Weight*> weights) {
   for (const Weight* w : weights) {
-    if (!w->empty()) rows->Require(w->block(), w->columns);
+    if (!w->empty()) rows->Require(w->activations(), w->columns);
   }
 }
 

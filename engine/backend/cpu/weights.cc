@@ -15,8 +15,12 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
-std::optional<PackedType> PackedTypeOf(DType type) {
-  switch (type) {
+std::optional<PackedType> PackedTypeOf(const Matrix& matrix, WeightStore::Role role) {
+  switch (matrix.dtype) {
+    case DType::kBF16:
+      if (role == WeightStore::Role::kDecision) return std::nullopt;
+      if (matrix.columns % BlockElements(PackedType::kBF16) != 0) return std::nullopt;
+      return PackedType::kBF16;
     case DType::kQ8_0:
       return PackedType::kQ8_0;
     case DType::kQ4_0:
@@ -50,10 +54,10 @@ std::optional<PlainType> PlainTypeOf(DType type) {
 // Weight rows of one work item: up to 64 KiB, so that a thread streams, and no more than leaves each thread eight of
 // them, so that none waits long for the last.
 int64_t ItemRows(const Weight& w, int threads) {
-  constexpr int64_t kItemBytes = 64 << 10, kLeast = 32;
+  constexpr int64_t kItemBytes = 64 << 10;
   const int64_t row_bytes = std::max<int64_t>(1, w.row_bytes());
   const int64_t bytes = std::min(kItemBytes, row_bytes * w.rows / (8 * threads));
-  return std::max(kLeast, bytes / row_bytes / kLeast * kLeast);
+  return std::max<int64_t>(kItemRowsUnit, bytes / row_bytes / kItemRowsUnit * kItemRowsUnit);
 }
 
 // Gives the kernel back the pages of a mapped file that nobody will read again. Whole pages only: neighbours share the
@@ -120,18 +124,18 @@ int64_t Weight::row_bytes() const {
   return 0;
 }
 
-Weight WeightStore::Add(const Matrix& matrix) {
-  Weight weight = Store(matrix);
+Weight WeightStore::Add(const Matrix& matrix, Role role) {
+  Weight weight = Store(matrix, role);
   weight.item_rows = ItemRows(weight, pool_.threads());
   weight.items = (weight.rows + weight.item_rows - 1) / weight.item_rows;
   return weight;
 }
 
-Weight WeightStore::Store(const Matrix& matrix) {
+Weight WeightStore::Store(const Matrix& matrix, Role role) {
   Weight weight;
   weight.rows = matrix.rows;
   weight.columns = matrix.columns;
-  if (const std::optional<PackedType> type = PackedTypeOf(matrix.dtype); type.has_value() && matrix.scale == 1.0f) {
+  if (const std::optional<PackedType> type = PackedTypeOf(matrix, role); type.has_value() && matrix.scale == 1.0f) {
     const int64_t bytes = PackedBytes(*type, matrix.rows, matrix.columns);
     uint8_t* packed = arena_.Take(bytes);
     weight.form = Weight::Form::kPacked;
@@ -193,9 +197,13 @@ void Multiply(const KernelSet& kernels, const Weight& w, int64_t begin, int64_t 
   switch (w.form) {
     case Weight::Form::kPlain:
       return kernels.floats->matmul(w.floats, begin, end, x.floats, count, y);
-    case Weight::Form::kPacked:
-      return kernels.ints->matmul(w.packed, begin / kPanelRows, (end + kPanelRows - 1) / kPanelRows, x.quantized, count,
-                                  y, next);
+    case Weight::Form::kPacked: {
+      const int64_t first = begin / kPanelRows, last = (end + kPanelRows - 1) / kPanelRows;
+      if (w.packed.type == PackedType::kBF16) {
+        return kernels.halves->matmul(w.packed, first, last, x.converted, count, y);
+      }
+      return kernels.ints->matmul(w.packed, first, last, x.converted, count, y, next);
+    }
     case Weight::Form::kTiles:
       return MultiplyTiles(*kernels.floats, w.tiles, begin, end, x.floats, count, y);
   }

@@ -1,8 +1,9 @@
 // Matrices of a model in the form that the CPU kernels read.
 //
-//   F32, BF16, F16                      as stored, row-major; the mapped file is read in place
-//   Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K  packed once into huge pages; the source's pages are given back
-//   everything else                     as stored, in place; widened to float32 tile by tile as it is multiplied
+//   BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K  packed once into huge pages; the source's pages are given back
+//   F32, F16, and BF16 that decides or has an odd number of columns
+//                                             as stored, row-major; the mapped file is read in place
+//   everything else                           as stored, in place; widened to float32 tile by tile as it is multiplied
 #pragma once
 
 #include <cstdint>
@@ -11,13 +12,15 @@
 #include <optional>
 #include <vector>
 
-#include "engine/backend/cpu/int8_kernels.h"
-#include "engine/backend/cpu/kernels.h"
+#include "engine/backend/cpu/kernel_set.h"
 #include "engine/backend/cpu/rows.h"
 #include "engine/base/thread_pool.h"
 #include "engine/model/model.h"
 
 namespace gantry::engine::cpu {
+
+// Rows of a work item are a multiple of this.
+inline constexpr int kItemRowsUnit = 32;
 
 struct Weight {
   // One of these, by form.
@@ -28,11 +31,11 @@ struct Weight {
   Form form = Form::kPlain;
   int64_t rows = 0;
   int64_t columns = 0;
-  int64_t item_rows = 0;  // rows of one work item, a multiple of 16
+  int64_t item_rows = 0;  // rows of one work item
   int64_t items = 0;
 
-  // The form of activations that its products take: 0 (floats), 32 or 256 (int8 with a scale per so many).
-  int block() const { return form == Form::kPacked ? BlockElements(packed.type) : 0; }
+  // What its products take.
+  ActivationForm activations() const { return form == Form::kPacked ? FormOf(packed.type) : ActivationForm::kFloat; }
   bool empty() const { return rows == 0; }
   int64_t row_bytes() const;
   // Where reading begins for rows from this one on, a multiple of 16; null unless packed.
@@ -75,15 +78,19 @@ class WeightStore {
  public:
   explicit WeightStore(ThreadPool* pool) : pool_(*pool) {}
 
+  // What a matrix is for. A router chooses and a gate decides how much of a state fades: small, and a rounded
+  // activation may turn the choice. They keep float32 activations where the file's type allows it (BF16).
+  enum class Role { kProduct, kDecision };
+
   // The matrix must outlive the store unless it is packed.
-  Weight Add(const Matrix& matrix);
+  Weight Add(const Matrix& matrix, Role role = Role::kProduct);
   // Reads one word of every page that is used in place, so that the first request does not wait for the disk.
   void Prefault() const;
   // Bytes of weights that a pass over all of them reads.
   int64_t bytes() const { return bytes_; }
 
  private:
-  Weight Store(const Matrix& matrix);
+  Weight Store(const Matrix& matrix, Role role);
 
   ThreadPool& pool_;
   HugeArena arena_;
@@ -91,23 +98,14 @@ class WeightStore {
   int64_t bytes_ = 0;
 };
 
-struct KernelSet {
-  const Kernels* floats = nullptr;
-  const Int8Kernels* ints = nullptr;
-};
-
-// The best this machine has, or what GANTRY_CPU_ISA (scalar, avx2, avx512) asks for; nothing when that is not to be
-// had.
-std::optional<KernelSet> ChooseKernels();
-
-// Activation rows in the form that w.block() names.
+// Activation rows in the form that w.activations() names.
 struct ActivationRows {
   const float* const* floats = nullptr;
-  const QuantizedRow* quantized = nullptr;
+  const ActivationRow* converted = nullptr;
 
   static ActivationRows Of(const Rows& x, const Weight& w, int first) {
-    if (w.block() == 0) return {.floats = x.pointers() + first};
-    return {.quantized = x.quantized(w.block()) + first};
+    if (w.activations() == ActivationForm::kFloat) return {.floats = x.pointers() + first};
+    return {.converted = x.in(w.activations()) + first};
   }
 };
 

@@ -30,10 +30,10 @@ TEST(WeightsTest, ProductsOfEveryTypeAreThoseOfItsDequantisedRows) {
     Rows x, y;
     x.Resize(kCount, kColumns);
     y.Resize(kCount, kRows);
-    x.Require(weight.block(), kColumns);
+    x.Require(weight.activations(), kColumns);
     for (int i = 0; i < kCount; ++i) {
       for (int64_t c = 0; c < kColumns; ++c) x.row(i)[c] = normal(random);
-      x.Quantize(i, *kernels.ints);
+      x.Convert(i, kernels);
     }
     Multiply(kernels, weight, 0, 16, ActivationRows::Of(x, weight, 0), kCount, y.pointers());
     Multiply(kernels, weight, 16, kRows, ActivationRows::Of(x, weight, 0), kCount, y.pointers());
@@ -46,9 +46,12 @@ TEST(WeightsTest, ProductsOfEveryTypeAreThoseOfItsDequantisedRows) {
           magnitude += std::abs(static_cast<double>(row[c]) * x.row(i)[c]);
           largest += std::abs(row[c]);
         }
-        // Activations in int8 are off by half a step of a 127th of the largest.
-        const double steps = weight.block() == 0 ? 0 : 5.0 / 254 * largest;
-        ASSERT_LE(std::abs(y.row(i)[r] - exact), steps + (kColumns / 16.0 + 5) * 0x1p-24 * magnitude) << info.name;
+        // Activations in int8 are off by half a step of a 127th of the largest, those in bfloat16 by 2^-9 of
+        // themselves.
+        double steps = 5.0 / 254 * largest;
+        if (weight.activations() == ActivationForm::kFloat) steps = 0;
+        if (weight.activations() == ActivationForm::kBF16) steps = 0x1p-9 * magnitude;
+        ASSERT_LE(std::abs(y.row(i)[r] - exact), steps + kColumns * 0x1p-24 * magnitude) << info.name;
       }
     }
   }
