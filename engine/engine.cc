@@ -278,6 +278,7 @@ absl::Status CheckOptions(const EngineOptions& options) {
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
   GANTRY_RETURN_IF_ERROR(CheckOptions(options));
+  GANTRY_ASSIGN_OR_RETURN(const KvType kv_type, KvTypeNamed("kv_type", options.kv_type));
   GANTRY_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, LoadModel(options.model_path));
   const ModelSpec& spec = model->spec;
   GANTRY_ASSIGN_OR_RETURN(SpecMode mode, SpecMode::Parse(options.spec.mode, spec.mtp.has_value()));
@@ -287,8 +288,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   }
   const int max_context = options.max_context == 0 ? spec.max_context : options.max_context;
 
-  const CacheCosts costs =
-      options.backend == "reference" ? ReferenceCacheCosts(spec) : CpuCacheCosts(spec, BlocksLimits{}.kv_type);
+  const CacheCosts costs = options.backend == "reference" ? ReferenceCacheCosts(spec) : CpuCacheCosts(spec, kv_type);
   const CacheWish wish{.cache_bytes = options.cache_bytes == 0 ? kCacheBytesDefault : options.cache_bytes,
                        .sequences = options.max_sequences,
                        .draft_depth_max = mode.depth,
@@ -306,8 +306,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   composed.mtp = mode.mtp;
   composed.vocab_used = options.vocab_used;
   composed.replay = mode.replay;
-  GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<Blocks> blocks,
-                          MakeBlocks(options.backend, model, LimitsFor(composed, plan.kv_pages, options.threads)));
+  BlocksLimits limits = LimitsFor(composed, plan.kv_pages, options.threads);
+  limits.kv_type = kv_type;
+  GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<Blocks> blocks, MakeBlocks(options.backend, model, limits));
   GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
                           MakeComposedBackend(std::move(blocks), std::move(composed)));
 

@@ -27,13 +27,16 @@ struct SpecOptions {
 };
 
 struct EngineOptions {
-  std::string model_path;        // directory with config.json and safetensors, or a .gguf file
-  std::string backend = "cpu";   // "reference" | "cpu"
-  int threads = 0;               // 0: what cgroup quota and affinity mask allow
-  int max_sequences = 16;        // running at once
-  int max_queued = 64;           // waiting; one more is RESOURCE_EXHAUSTED
-  int max_context = 0;           // positions of one sequence; 0: the model's
-  int64_t cache_bytes = 0;       // hard cap for KV pages and state slots; 0: 512 MiB
+  std::string model_path;       // directory with config.json and safetensors, or a .gguf file
+  std::string backend = "cpu";  // "reference" | "cpu"
+  int threads = 0;              // 0: what cgroup quota and affinity mask allow
+  int max_sequences = 16;       // running at once
+  int max_queued = 64;          // waiting; one more is RESOURCE_EXHAUSTED
+  int max_context = 0;          // positions of one sequence; 0: the model's
+  int64_t cache_bytes = 0;      // hard cap for KV pages and state slots; 0: 512 MiB
+  // Keys and values: "f32" | "f16" | "int8". Fewer bytes, more positions under the cap and other output bits; the
+  // reference backend keeps float32 whatever stands here.
+  std::string kv_type = "f16";
   int prefill_chunk_rows = 512;  // rows of prefill in one round, at most; fewer where they take longer than 100 ms
   bool prefix_cache = true;
   int vocab_used = 0;  // ids below this exist in the tokenizer, rows above are padding; 0: all rows

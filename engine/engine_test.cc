@@ -25,7 +25,8 @@ namespace fs = std::filesystem;
 const std::string kDemo = std::string(GANTRY_SOURCE_DIR) + "/models/demo";
 const std::string kTiny = std::string(GANTRY_SOURCE_DIR) + "/tests/data/goldens/qwen3_5_moe";
 
-std::unique_ptr<Engine> MakeEngine(const std::string& model, const std::string& spec = "auto", int max_queued = 64) {
+std::unique_ptr<Engine> MakeEngine(const std::string& model, const std::string& spec = "auto", int max_queued = 64,
+                                   const std::string& kv_type = "f16") {
   EngineOptions options;
   options.model_path = model;
   options.max_context = 512;
@@ -33,6 +34,7 @@ std::unique_ptr<Engine> MakeEngine(const std::string& model, const std::string& 
   options.max_queued = max_queued;
   options.threads = 2;
   options.spec.mode = spec;
+  options.kv_type = kv_type;
   auto engine = Engine::Create(options);
   EXPECT_TRUE(engine.ok()) << engine.status();
   return std::move(*engine);
@@ -45,9 +47,14 @@ std::vector<TokenId> GoldenIds(const std::string& name) {
   return std::vector<TokenId>(data, data + tensor.elements());
 }
 
-TEST(EngineTest, DemoModelContinuesItsGoldenPromptsWithAndWithoutSpeculation) {
-  for (const char* spec : {"off", "auto", "mtp:2"}) {
-    auto engine = MakeEngine(kDemo, spec);
+TEST(EngineTest, DemoModelContinuesItsGoldenPromptsWithAndWithoutSpeculationWithEveryKvType) {
+  const struct {
+    const char* spec;
+    const char* kv_type;
+  } rows[] = {{"off", "f16"}, {"auto", "f16"}, {"mtp:2", "f16"}, {"off", "f32"}, {"mtp:2", "f32"}, {"auto", "int8"}};
+  for (const auto& [spec, kv_type] : rows) {
+    auto engine = MakeEngine(kDemo, spec, 64, kv_type);
+    EXPECT_THAT(engine->card().numerics_id, HasSubstr(absl::StrCat("kv-", kv_type)));
     for (int p = 0; p < 3; ++p) {
       const std::vector<TokenId> greedy = GoldenIds(absl::StrCat("greedy.", p));
       auto sink = std::make_shared<CollectingSink>();
@@ -57,7 +64,7 @@ TEST(EngineTest, DemoModelContinuesItsGoldenPromptsWithAndWithoutSpeculation) {
               ->Submit(MakeRequest(GoldenIds(absl::StrCat("ids.", p)), static_cast<int>(greedy.size()), sampling), sink)
               .ok());
       const FinishEvent finish = sink->Wait();
-      EXPECT_EQ(sink->ids(), greedy) << spec << " prompt " << p;
+      EXPECT_EQ(sink->ids(), greedy) << spec << " " << kv_type << " prompt " << p;
       if (std::string(spec) == "mtp:2") {
         EXPECT_GT(finish.counts.accepted, 0);
       }
@@ -112,12 +119,43 @@ TEST(EngineTest, WrongOptionsAreRefusedByName) {
   };
   EXPECT_THAT(message([](EngineOptions& o) { o.backend = "gpu"; }),
               HasSubstr("backend is `gpu`, expected reference or cpu"));
+  EXPECT_THAT(message([](EngineOptions& o) { o.kv_type = "F16"; }),
+              HasSubstr("kv_type is `F16`, expected f32, f16 or int8"));
+  EXPECT_THAT(message([](EngineOptions& o) {
+                o.kv_type = "";
+                o.backend = "reference";
+              }),
+              HasSubstr("kv_type is ``"));
   EXPECT_THAT(message([](EngineOptions& o) { o.spec.mode = "mtp:9"; }), HasSubstr("spec is `mtp:9`"));
   EXPECT_THAT(message([](EngineOptions& o) { o.max_sequences = 0; }), HasSubstr("max_sequences is 0"));
   EXPECT_THAT(message([](EngineOptions& o) { o.max_context = 1 << 20; }), HasSubstr("the model has 4096 positions"));
   EXPECT_THAT(message([](EngineOptions& o) { o.cache_bytes = 1000; }), HasSubstr("too small for one sequence"));
   EXPECT_THAT(message([](EngineOptions& o) { o.vocab_used = 1 << 20; }), HasSubstr("vocabulary rows"));
   EXPECT_THAT(message([](EngineOptions& o) { o.model_path = "/nonexistent"; }), HasSubstr("/nonexistent/config.json"));
+}
+
+TEST(EngineTest, SmallerKvTypesGiveMorePagesUnderTheSameCapAndTheReferenceKeepsFloat32) {
+  const auto pages = [](const std::string& backend, const std::string& kv_type) {
+    EngineOptions options;
+    options.model_path = kDemo;
+    options.backend = backend;
+    options.max_context = 4096;
+    options.max_sequences = 8;
+    options.cache_bytes = 40 << 20;
+    options.prefix_cache = false;  // what states leave goes to pages alone
+    options.spec.mode = "off";
+    options.kv_type = kv_type;
+    const auto engine = Engine::Create(options).value();
+    // The engine's thread tells them when it starts.
+    while (engine->Stats().kv_pages_free == 0) absl::SleepFor(absl::Milliseconds(1));
+    return engine->Stats().kv_pages_free;
+  };
+  const int64_t f32 = pages("cpu", "f32"), f16 = pages("cpu", "f16"), int8 = pages("cpu", "int8");
+  // What a page costs less buys pages; int8 also stores two scales a position and head, and a page left over is lost.
+  EXPECT_NEAR(static_cast<double>(f16), 2.0 * static_cast<double>(f32), 2);
+  EXPECT_GT(static_cast<double>(int8), 3.5 * static_cast<double>(f32));
+  EXPECT_LE(int8, 4 * f32 + 4);
+  EXPECT_EQ(pages("reference", "int8"), pages("reference", "f32"));
 }
 
 // A thousand random submissions, cancellations and raises with limits, deadlines and preemption on the demo model:

@@ -21,6 +21,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "engine/backend/kv_type.h"
 #include "engine/backend/routing_tape.h"
 #include "engine/model/model_spec.h"
 
@@ -66,13 +67,6 @@ struct StepBatch {
 struct Residual {
   float* x = nullptr;
   float* delta = nullptr;
-};
-
-// How keys and values are stored. Part of the numerics: different types, different bits.
-enum class KvType {
-  kF32,
-  kF16,   // rounded to nearest even
-  kInt8,  // one float32 scale per token and KV head
 };
 
 struct BlocksLimits {

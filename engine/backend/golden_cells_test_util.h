@@ -21,25 +21,6 @@
 
 namespace gantry::engine {
 
-// Bounds of max |difference| by how keys and values are stored.
-//
-// float32: what reordered sums cost. float16 rounds each number by at most 2^-11 of itself, evenly: 1.4e-4 root mean
-// square of a head's deviation. int8 with one scale a head rounds by half a step of max / 127, and the largest of 64
-// normal numbers is 2.5 deviations: 5.6e-3 root mean square, forty times as much. The random models amplify both from
-// layer to layer: worst measured 1.7e-2 (qwen3_dense) and 0.52 (mixtral, with equal experts) over logits of a deviation
-// of about 1; twice that is the bound.
-inline constexpr double kF32KvBound = 2e-3;
-inline constexpr double kF16KvBound = 3e-2;
-inline constexpr double kInt8KvBound = 1.0;
-
-struct KvCell {
-  const char* name;
-  KvType type;
-  double bound;
-};
-inline constexpr KvCell kKvCells[] = {
-    {"f32", KvType::kF32, kF32KvBound}, {"f16", KvType::kF16, kF16KvBound}, {"int8", KvType::kInt8, kInt8KvBound}};
-
 // The instruction sets that this machine has and GANTRY_CPU_ISA can name.
 inline std::vector<const char*> CpuIsas() {
   std::vector<const char*> isas = {"scalar"};

@@ -23,6 +23,18 @@ namespace gantry::engine {
 using BlocksFactory =
     std::function<absl::StatusOr<std::unique_ptr<Blocks>>(std::shared_ptr<const Model>, const BlocksLimits&)>;
 
+// Bounds of max |difference| of logits from a backend that keeps keys and values as they are.
+//
+// float32: what reordered sums cost. float16 rounds each number by at most 2^-11 of itself, evenly: 1.4e-4 root mean
+// square of a head's deviation. int8 with one scale a head rounds by half a step of max / 127, and the largest of 64
+// normal numbers is 2.5 deviations: 5.6e-3 root mean square, forty times as much. The random models amplify both from
+// layer to layer: worst measured 1.7e-2 (qwen3_dense) and 0.52 (mixtral, with equal experts) over logits of a deviation
+// of about 1; twice that is the bound. A trained model amplifies less, which shows in int8.
+inline constexpr double KvBound(KvType type) {
+  return type == KvType::kF32 ? 2e-3 : type == KvType::kF16 ? 3e-2 : 1.0;
+}
+inline constexpr double kTrainedInt8KvBound = 0.2;
+
 inline BlocksLimits TestLimits() {
   return BlocksLimits{.max_rows = 128, .max_head_rows = 128, .kv_pages = 4, .state_slots = 4, .threads = 2};
 }

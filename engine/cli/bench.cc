@@ -24,6 +24,7 @@ absl::StatusOr<Engines> StartEngines(const CommonOptions& common, const BenchOpt
     EngineOptions engine_options;
     engine_options.model_path = common.model;
     engine_options.backend = common.backend;
+    engine_options.kv_type = common.kv_type;
     engine_options.threads = common.threads;
     engine_options.max_sequences = *std::max_element(options.batches.begin(), options.batches.end());
     engine_options.max_context =
@@ -62,12 +63,13 @@ absl::Status WriteRuns(const std::string& path, const std::vector<ReplayRun>& ru
 
 absl::Status RunBench(const CommonOptions& common, const BenchOptions& options) {
   GANTRY_RETURN_IF_ERROR(Check(options));
+  GANTRY_ASSIGN_OR_RETURN(const KvType kv_type, KvTypeNamed("--kv-type", common.kv_type));
   BenchReport report;
   BenchText text;
   {
     GANTRY_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, LoadModel(common.model));
     GANTRY_ASSIGN_OR_RETURN(text, ReadBenchText(common.model, options.text, model->spec.vocab_rows));
-    report.roofline = MeasureRoofline(*model, common.threads, options.decode_tokens);
+    report.roofline = MeasureRoofline(*model, kv_type, common.threads, options.decode_tokens);
   }
   GANTRY_ASSIGN_OR_RETURN(const Engines engines, StartEngines(common, options, text));
   const Card& card = engines.begin()->second->card();

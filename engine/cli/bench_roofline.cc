@@ -1,13 +1,12 @@
 #include "engine/cli/bench_roofline.h"
 
+#include "engine/backend/cpu/cpu_blocks.h"
 #include "engine/base/thread_pool.h"
 
 namespace gantry::engine::cli {
 
-constexpr int kKvElementBytes = 2;
-
 double Roofline::RoundBytes(const BenchPoint& point) const {
-  return traffic.RoundBytes(point.batch, point.context + decode_tokens / 2.0, kKvElementBytes);
+  return traffic.RoundBytes(point.batch, point.context + decode_tokens / 2.0, kv_bytes);
 }
 double Roofline::BandwidthShare(const BenchPoint& point, double rounds_per_s) const {
   return rounds_per_s * RoundBytes(point) / bandwidth.bytes_per_s;
@@ -19,9 +18,13 @@ double Roofline::BatchGain(const BenchPoint& point) const {
   return point.batch * RoundBytes({point.spec, 1, point.context}) / RoundBytes(point);
 }
 
-Roofline MeasureRoofline(const Model& model, int threads, int decode_tokens) {
+Roofline MeasureRoofline(const Model& model, KvType kv_type, int threads, int decode_tokens) {
   ThreadPool pool(threads);
-  return {cpu::MeasureReadBandwidth(pool), cpu::MeasureInt8Peak(pool), TrafficOf(model), decode_tokens};
+  ModelSpec trunk = model.spec;
+  trunk.mtp.reset();
+  const auto page_bytes = static_cast<double>(CpuCacheCosts(trunk, kv_type).kv_page_bytes);
+  return {cpu::MeasureReadBandwidth(pool), cpu::MeasureInt8Peak(pool), TrafficOf(model), page_bytes / kKvPageTokens,
+          decode_tokens};
 }
 
 }  // namespace gantry::engine::cli

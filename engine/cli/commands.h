@@ -12,6 +12,7 @@ namespace gantry::engine::cli {
 struct CommonOptions {
   std::string model;
   std::string backend = "cpu";
+  std::string kv_type = "f16";
   int threads = 0;
 };
 

@@ -60,6 +60,7 @@ absl::Status RunGenerate(const CommonOptions& common, const GenerateOptions& opt
   EngineOptions engine_options;
   engine_options.model_path = common.model;
   engine_options.backend = common.backend;
+  engine_options.kv_type = common.kv_type;
   engine_options.threads = common.threads;
   engine_options.max_sequences = 1;
   engine_options.spec.mode = options.spec;

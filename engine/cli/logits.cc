@@ -112,6 +112,7 @@ absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options
   if (common.backend != "cpu" && common.backend != "reference") {
     return absl::InvalidArgumentError(absl::StrCat("--backend is `", common.backend, "`, expected reference or cpu"));
   }
+  GANTRY_ASSIGN_OR_RETURN(const KvType kv_type, KvTypeNamed("--kv-type", common.kv_type));
   GANTRY_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, LoadModel(common.model));
   GANTRY_ASSIGN_OR_RETURN(const std::vector<TokenId> ids, ReadIdsOf(model->spec, options.ids));
   std::optional<RoutingTape> tape;
@@ -126,7 +127,8 @@ absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options
                             .max_head_rows = kChunkRows,
                             .kv_pages = static_cast<int>(ids.size() + kKvPageTokens - 1) / kKvPageTokens,
                             .state_slots = 1,
-                            .threads = common.threads};
+                            .threads = common.threads,
+                            .kv_type = kv_type};
   GANTRY_ASSIGN_OR_RETURN(const auto blocks,
                           common.backend == "cpu" ? MakeCpuBlocks(model, limits) : MakeReferenceBlocks(model, limits));
   blocks->SetRouting(tape ? &*tape : nullptr);

@@ -32,8 +32,8 @@ class LogitsTest : public testing::Test {
     return std::string((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   }
   absl::Status Run(const std::string& backend, const std::string& out, const std::string& from,
-                   const std::string& route_out) const {
-    return RunLogits({.model = kGolden, .backend = backend, .threads = 1},
+                   const std::string& route_out, const std::string& kv_type = "f16") const {
+    return RunLogits({.model = kGolden, .backend = backend, .kv_type = kv_type, .threads = 1},
                      {.ids = Path("ids.json"),
                       .out = Path(out),
                       .route_from = from.empty() ? "" : Path(from),
@@ -62,6 +62,18 @@ TEST_F(LogitsTest, ChoicesOfOneBackendRunOnTheOther) {
   Write("changed.json", changed.dump());
   ASSERT_TRUE(Run("cpu", "changed.f32", "changed.json", "").ok());
   EXPECT_NE(Read("changed.f32"), Read("forced.f32"));
+}
+
+TEST_F(LogitsTest, KvTypesHaveTheirOwnBitsExceptOnTheReferenceBackend) {
+  for (const char* type : {"f32", "f16", "int8"}) {
+    ASSERT_TRUE(Run("cpu", absl::StrCat("cpu.", type), "", "", type).ok()) << type;
+    ASSERT_TRUE(Run("reference", absl::StrCat("reference.", type), "", "", type).ok()) << type;
+    EXPECT_EQ(Read(absl::StrCat("reference.", type)), Read("reference.f32")) << type;
+  }
+  EXPECT_NE(Read("cpu.f16"), Read("cpu.f32"));
+  EXPECT_NE(Read("cpu.int8"), Read("cpu.f16"));
+  EXPECT_EQ(Run("cpu", "out.f32", "", "", "q8"),
+            absl::InvalidArgumentError("--kv-type is `q8`, expected f32, f16 or int8"));
 }
 
 TEST_F(LogitsTest, FilesOfChoicesThatDoNotFitAreRefusedByPlace) {

@@ -25,6 +25,10 @@ int main(int argc, char** argv) {
         ->required();
     command->add_option("--backend", common.backend, "reference (plain loops, the oracle) or cpu")
         ->capture_default_str();
+    command
+        ->add_option("--kv-type", common.kv_type,
+                     "Keys and values as f32, f16 or int8; the reference backend keeps f32 always")
+        ->capture_default_str();
     command->add_option("--threads", common.threads, "0: what cgroup quota and affinity mask allow")
         ->capture_default_str();
   };

@@ -30,8 +30,8 @@ double Traffic::WeightBytes(int rows) const {
   return bytes;
 }
 
-double Traffic::RoundBytes(int rows, double context, int kv_bytes) const {
-  const double of_each = static_cast<double>(state_bytes) + context * static_cast<double>(kv_elements * kv_bytes);
+double Traffic::RoundBytes(int rows, double context, double kv_bytes) const {
+  const double of_each = static_cast<double>(state_bytes) + context * kv_bytes;
   return WeightBytes(rows) + rows * of_each;
 }
 
@@ -42,8 +42,6 @@ Traffic TrafficOf(const Model& model) {
     const LayerWeights& layer = model.layer(i);
     if (const auto* attention = std::get_if<AttentionWeights>(&layer.mixer)) {
       for (const Matrix* matrix : {&attention->q, &attention->k, &attention->v, &attention->o}) sum.Add(*matrix);
-      const auto& heads = std::get<AttentionSpec>(model.spec.layer(i).mixer);
-      traffic.kv_elements += 2 * int64_t{heads.kv_heads} * heads.head_dim;
     } else {
       const auto& weights = std::get<GatedDeltaNetWeights>(layer.mixer);
       for (const Matrix* matrix : {&weights.qkv, &weights.z, &weights.b, &weights.a, &weights.out}) sum.Add(*matrix);

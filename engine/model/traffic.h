@@ -19,15 +19,14 @@ struct Traffic {
   std::vector<Experts> experts;  // of each layer that has them
   // Recurrent state and convolution columns of one sequence, read and written once.
   int64_t state_bytes = 0;
-  int64_t kv_elements = 0;  // keys and values of one position, all layers
   // Multiply-adds of one prompt token with weights; without the head, for it needs no logits.
   int64_t prompt_macs = 0;
 
   // Of weights, by a round of one row for each of `rows` sequences. Which experts the rows choose is taken as uniform
   // and independent, so `count * (1 - (1 - per_token / count)^rows)` of them are read; exact for one row.
   double WeightBytes(int rows) const;
-  // Of weights, states and, with kv_bytes an element, `context` positions of each sequence.
-  double RoundBytes(int rows, double context, int kv_bytes) const;
+  // Of weights, states and `context` positions of each sequence, whose keys and values take kv_bytes each.
+  double RoundBytes(int rows, double context, double kv_bytes) const;
 };
 Traffic TrafficOf(const Model& model);
 

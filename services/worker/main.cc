@@ -17,6 +17,7 @@
 #include "services/common/process_service.h"
 #include "services/worker/attach_client.h"
 #include "services/worker/inference_service.h"
+#include "services/worker/model_options.h"
 
 namespace gantry::worker {
 namespace {
@@ -72,9 +73,8 @@ class WorkerMetrics {
 
 struct Options {
   RpcServerOptions rpc;
-  std::string metrics = "127.0.0.1:8083", router, billing, model, model_name, state_dir, backend = "cpu", spec = "auto",
-              durability = "fsync";
-  int64_t threads = 0, max_sequences = 16, max_context = 0, cache_mib = 512;
+  ModelOptions model;
+  std::string metrics = "127.0.0.1:8083", router, billing, state_dir, durability = "fsync";
 };
 
 absl::Status Run(const Options& options, Lifecycle* lifecycle) {
@@ -82,18 +82,10 @@ absl::Status Run(const Options& options, Lifecycle* lifecycle) {
   identity.tls = options.rpc.tls;
   GANTRY_ASSIGN_OR_RETURN(const Instance instance, LoadInstance(options.state_dir));
 
-  engine::EngineOptions engine_options;
-  engine_options.model_path = options.model;
-  engine_options.backend = options.backend;
-  engine_options.threads = static_cast<int>(options.threads);
-  engine_options.max_sequences = static_cast<int>(options.max_sequences);
-  engine_options.max_context = static_cast<int>(options.max_context);
-  engine_options.cache_bytes = options.cache_mib << 20;
-  engine_options.spec.mode = options.spec;
-  GANTRY_ASSIGN_OR_RETURN(engine_options.vocab_used, TokenizerSize(options.model));
+  GANTRY_ASSIGN_OR_RETURN(const engine::EngineOptions engine_options, options.model.ForEngine());
   GANTRY_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine, engine::Engine::Create(engine_options));
-  std::string served = options.model_name;
-  if (served.empty()) served = std::filesystem::path(options.model).lexically_normal().filename().string();
+  std::string served = options.model.model_name;
+  if (served.empty()) served = std::filesystem::path(options.model.model).lexically_normal().filename().string();
   GANTRY_ASSIGN_OR_RETURN(const ModelFiles files, ReadModelFiles(served, engine->card()));
 
   GANTRY_ASSIGN_OR_RETURN(
@@ -169,18 +161,7 @@ int main(int argc, char** argv) {
   gantry::worker::Options options;
   options.rpc.process = "worker";
   gantry::Config config("worker", "runs a model and serves it to the router.");
-  config.Group("Model");
-  config.String("model", &options.model, "directory with config.json, *.safetensors, tokenizer.json; or a .gguf file")
-      .Required()
-      .Example("models/demo");
-  config.String("model-name", &options.model_name, "name that clients ask for; default: the directory's name");
-  config.Choice("backend", &options.backend, {"cpu", "reference"}, "what computes");
-  config.Choice("spec", &options.spec, {"auto", "off", "mtp:1", "mtp:2", "mtp:3", "mtp:4", "mtp:5"},
-                "speculation; never changes the output");
-  config.Int("threads", &options.threads, 0, 4096, "0: what cgroup quota and affinity mask allow");
-  config.Int("max-sequences", &options.max_sequences, 1, 1024, "sequences running at once");
-  config.Int("max-context", &options.max_context, 0, 1 << 24, "positions of one sequence; 0: the model's");
-  config.Int("cache-mib", &options.cache_mib, 1, 1 << 20, "hard limit of KV pages and states");
+  options.model.Declare(&config);
   config.Group("Peers");
   config.String("listen", &options.rpc.listen, "unix:/path, or host:port with mutual TLS")
       .Required()

@@ -98,7 +98,7 @@ TEST(GgufGoldenTest, EveryFamilyEqualsOtherPeoplesImplementationsFromGguf) {
       golden.model = path;
       golden.name = absl::StrCat(family, " gguf ", type);
       CheckGolden(golden, engine::MakeReferenceBlocks, kReferenceBound);
-      CheckGolden(golden, engine::OfWidened(engine::MakeCpuBlocks), engine::kCpuLogitsBound);
+      CheckGolden(golden, engine::OfWidened(engine::MakeCpuBlocks), engine::KvBound(engine::BlocksLimits{}.kv_type));
       std::filesystem::remove(path);
     }
   }

@@ -73,7 +73,7 @@ TEST(QuantisedCellsTest, GoldensInTypesOfBlocksOf32) {
     // No int8 kernels for this one: decoded to floats, tile by tile.
     CellOracle oracle = MakeCellOracle(golden, LoadAs(checkpoint, "q5_0"), MakeReferenceBlocks);
     oracle.name = absl::StrCat(family, " q5_0");
-    CheckIsas(oracle, engine::kF32KvBound);
+    CheckIsas(oracle, engine::KvBound(KvType::kF32));
   }
 }
 

@@ -32,7 +32,7 @@ class CpuBlocks final : public Blocks {
         limits_(limits),
         step_(kernels, limits.threads),
         store_(&step_.pool),
-        numerics_id_(absl::StrCat("cpu/4/f32x16+bf16+int8/kv-", cpu::NameOf(cpu::FormatOf(limits.kv_type)))),
+        numerics_id_(absl::StrCat("cpu/4/f32x16+bf16+int8/kv-", NameOf(limits.kv_type))),
         costs_(CpuCacheCosts(model_->spec, limits.kv_type)),
         caches_(costs_.kv_page_bytes * limits.kv_pages + costs_.state_slot_bytes * limits.state_slots) {
     caches_.Touch(step_.pool);

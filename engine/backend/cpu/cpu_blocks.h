@@ -18,12 +18,6 @@
 
 namespace gantry::engine {
 
-// Of logits on the models of the tests, against the reference backend, which keeps keys and values as they are.
-inline constexpr double CpuLogitsBound(KvType kv_type) {
-  return kv_type == KvType::kF32 ? 2e-3 : kv_type == KvType::kF16 ? 3e-2 : 0.2;
-}
-inline constexpr double kCpuLogitsBound = CpuLogitsBound(BlocksLimits{}.kv_type);
-
 // What pages and slots of this backend take; known before anything is allocated.
 CacheCosts CpuCacheCosts(const ModelSpec& spec, KvType kv_type);
 

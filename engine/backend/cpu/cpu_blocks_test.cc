@@ -12,11 +12,6 @@ namespace {
 
 const std::string kTiny = std::string(GANTRY_SOURCE_DIR) + "/tests/data/goldens/qwen3_5_moe";
 
-constexpr KvType kKvTypes[] = {KvType::kF32, KvType::kF16, KvType::kInt8};
-const char* NameOf(KvType type) {
-  return type == KvType::kF32 ? "f32" : type == KvType::kF16 ? "f16" : "int8";
-}
-
 // With weights in float32: golden_cells_test.cc holds BF16 to its own bound.
 BlocksFactory WithKv(KvType type) {
   return OfWidened([type](std::shared_ptr<const Model> model, const BlocksLimits& limits) {
@@ -32,16 +27,16 @@ TEST(CpuBlocksTest, LogitsAndMtpLogitsEqualOtherPeoplesImplementations) {
     for (const GoldenCase& golden : Qwen35MoeGoldens()) {
       // Steps of int8 keys are coarser than the margins of a tiny random model; the trained one stands them.
       if (type == KvType::kInt8 && golden.name == "qwen3_5_moe") continue;
-      CheckGolden(golden, WithKv(type), CpuLogitsBound(type));
+      CheckGolden(golden, WithKv(type), type == KvType::kInt8 ? kTrainedInt8KvBound : KvBound(type));
     }
     if (type == KvType::kInt8) continue;
-    for (const GoldenCase& golden : DecoderGoldens()) CheckGolden(golden, WithKv(type), CpuLogitsBound(type));
+    for (const GoldenCase& golden : DecoderGoldens()) CheckGolden(golden, WithKv(type), KvBound(type));
   }
 }
 
 TEST(CpuBlocksTest, HiddenStatesAndThreeTokenDraftEqualTheGolden) {
   for (const KvType type : {KvType::kF32, KvType::kF16}) {
-    CheckDraft(Qwen35MoeGoldens()[0], WithKv(type), CpuLogitsBound(type));
+    CheckDraft(Qwen35MoeGoldens()[0], WithKv(type), KvBound(type));
   }
 }
 

@@ -27,11 +27,12 @@ constexpr double kBf16OverFloat = 32768;  // 2^15
 TEST(GoldenCellsTest, EveryFamilyKvTypeAndInstructionSetAnswersToTheReference) {
   for (const GoldenCase& golden : CellGoldens()) {
     CellOracle oracle = MakeCellOracle(golden, Widened(LoadModel(golden.model).value()), MakeReferenceBlocks);
-    for (const KvCell& kv : kKvCells) {
+    for (const KvType kv_type : kKvTypes) {
       std::vector<float> scalar;
       for (const char* isa : CpuIsas()) {
-        const std::string cell = absl::StrCat("cpu ", isa, " kv ", kv.name);
-        const std::vector<float> logits = CheckCell(oracle, cell, WithIsa(isa, MakeCpuBlocks), kv.type, kv.bound);
+        const std::string cell = absl::StrCat("cpu ", isa, " kv ", NameOf(kv_type));
+        const std::vector<float> logits =
+            CheckCell(oracle, cell, WithIsa(isa, MakeCpuBlocks), kv_type, KvBound(kv_type));
         if (scalar.empty()) scalar = logits;
         EXPECT_TRUE(logits == scalar) << golden.name << " " << cell << ": other bits than the first instruction set";
       }
@@ -71,7 +72,7 @@ TEST(GoldenCellsTest, ForcedRoutingIsObeyedByBothBackendsAlike) {
     auto cpu = MakeCpuBlocks(oracle.model, CellLimits()).value();
     const std::vector<float> expected = RunTaped(*reference, oracle.ids, &forced).logits;
     EXPECT_GT(MaxDifference(expected, oracle.run.logits), 0.01) << "other experts, other logits";
-    EXPECT_LE(MaxDifference(RunTaped(*cpu, oracle.ids, &forced).logits, expected), kF32KvBound);
+    EXPECT_LE(MaxDifference(RunTaped(*cpu, oracle.ids, &forced).logits, expected), KvBound(KvType::kF32));
     // With the tape taken away, the backend chooses for itself again.
     EXPECT_EQ(RunTaped(*reference, oracle.ids, nullptr).logits, oracle.run.logits);
   }

@@ -21,9 +21,6 @@ namespace gantry::engine::cpu {
 inline constexpr KvFormat FormatOf(KvType type) {
   return type == KvType::kF32 ? KvFormat::kF32 : type == KvType::kF16 ? KvFormat::kF16 : KvFormat::kInt8;
 }
-inline const char* NameOf(KvFormat format) {
-  return format == KvFormat::kF32 ? "f32" : format == KvFormat::kF16 ? "f16" : "int8";
-}
 
 class KvCache {
  public:
