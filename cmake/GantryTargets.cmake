@@ -2,6 +2,7 @@
 #
 #   gantry_library(NAME engine_text SOURCES a.cc b.cc DEPS engine_base absl::status)
 #   gantry_test(NAME engine_text_test SOURCES a_test.cc DEPS engine_text [LABELS long] [TIMEOUT seconds])
+#   gantry_long_test(NAME engine_text_long_test OF engine_text_test CASES "Tokenizer.*" TIMEOUT seconds)
 #   gantry_binary(NAME gantry-engine SOURCES main.cc DEPS ...)
 #   gantry_fuzzer(NAME json_fuzzer SOURCES json_fuzzer.cc DEPS ...)     (built by clang only)
 #
@@ -86,6 +87,18 @@ function(gantry_test)
     set(ARG_TIMEOUT 300)
   endif()
   set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()
+
+# Cases of a test program once more at their full length: GANTRY_LONG_TESTS is set, which the program asks
+# LongTests() (engine/base/long_test_util.h) for. Under the label `long`.
+function(gantry_long_test)
+  cmake_parse_arguments(ARG "" "NAME;OF;CASES;TIMEOUT" "" ${ARGN})
+  add_test(NAME ${ARG_NAME}
+    COMMAND ${ARG_OF} --gtest_filter=${ARG_CASES}
+            --gtest_output=xml:${CMAKE_BINARY_DIR}/test-results/${ARG_NAME}.xml
+    WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
+  set_tests_properties(${ARG_NAME} PROPERTIES
+    TIMEOUT ${ARG_TIMEOUT} LABELS long ENVIRONMENT "GANTRY_LONG_TESTS=1")
 endfunction()
 
 function(gantry_fuzzer)

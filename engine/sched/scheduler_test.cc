@@ -5,7 +5,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <map>
+#include <numeric>
 #include <random>
 #include <set>
 
@@ -114,6 +116,10 @@ class FakeBackend final : public Backend {
   }
   absl::StatusOr<const RoundResult*> Wait(Ticket) override { return &result_; }
 
+  int open_sequences() const {
+    return static_cast<int>(std::count_if(state_.begin(), state_.end(), [](const State& s) { return s.open; }));
+  }
+
   // Nothing of a failed sequence may be left.
   bool HoldsPoison() const {
     return std::any_of(pages_.begin(), pages_.end(),
@@ -188,12 +194,12 @@ Request MakeRequest(int prompt_size, int max_tokens, int salt = 0) {
 class SchedulerTest : public ::testing::Test {
  protected:
   static constexpr int kPages = 10, kSnapshots = 6;
-  SchedulerTest()
-      : backend_(3, 40, kPages, kSnapshots),
+  explicit SchedulerTest(int pages = kPages)
+      : backend_(3, 40, pages, kSnapshots),
         scheduler_(&backend_,
                    {.max_context = 256,
                     .prefill_chunk_rows = 16,
-                    .cache = {.pages = kPages, .snapshots = kSnapshots, .needs_snapshot = true}},
+                    .cache = {.pages = pages, .snapshots = kSnapshots, .needs_snapshot = true}},
                    SpecMode{.depth = 1}) {}
 
   std::shared_ptr<RecordingSink> Add(Request request) {
@@ -471,10 +477,17 @@ TEST_F(SchedulerTest, AFailedSequenceLeavesNothingInTheCacheAndHarmsNobody) {
   EXPECT_EQ(PagesUsed(), 0);
 }
 
-// Thousands of random submissions, cancellations, raises and slow readers: every sink ends exactly once with a prefix
-// of its own expected tokens, and no page or slot is lost.
-TEST_F(SchedulerTest, RandomTrafficLosesNothing) {
-  constexpr int kSteps = 20'000;
+// Pages for one and a half of its three sequences.
+class CrowdedSchedulerTest : public SchedulerTest {
+ protected:
+  static constexpr int kPages = 6;
+  CrowdedSchedulerTest() : SchedulerTest(kPages) {}
+};
+
+// Random submissions, cancellations, raises and slow readers that make each other give way: every sink ends exactly
+// once with a prefix of its own expected tokens, and pages, slots and queue come back to nothing.
+TEST_F(CrowdedSchedulerTest, RandomTrafficLosesNothing) {
+  constexpr int64_t kOperations = 100'000;
   std::mt19937 random(7);
   struct Live {
     std::shared_ptr<RecordingSink> sink;
@@ -482,22 +495,31 @@ TEST_F(SchedulerTest, RandomTrafficLosesNothing) {
     RequestId id;
   };
   std::vector<Live> all;
-  for (int step = 0; step < kSteps; ++step) {
-    if (random() % 5 == 0) {
+  int64_t submitted = 0, cancelled = 0, raised = 0, stalled = 0;
+  const auto operations = [&] { return submitted + cancelled + raised + Stats().preempted; };
+  const auto unfinished = [&] {
+    const EngineStats stats = Stats();
+    return submitted - std::accumulate(std::begin(stats.finished), std::end(stats.finished), int64_t{0});
+  };
+  while (operations() < kOperations) {
+    if (random() % 5 == 0 && unfinished() < 24) {
       // Few prompts, so that they meet in the cache; sometimes long enough to preempt each other.
-      Request request = MakeRequest(1 + random() % 200, 1 + random() % 180, static_cast<int>(random() % 6));
+      Request request = MakeRequest(1 + random() % (random() % 2 == 0 ? 200 : 60), 1 + random() % 180,
+                                    static_cast<int>(random() % 6));
       if (random() % 3 == 0) request.cache_points = {static_cast<int>(random() % request.ids.size())};
       if (random() % 11 == 0) request.cache_salt = "other";
       if (random() % 3 == 0) request.until_index = 1 + random() % 40;
+      request.priority = static_cast<int>(random() % 3);
       if (random() % 7 == 0) request.deadline = now_ + absl::Milliseconds(random() % 50);
       auto sink = Add(request);
       all.push_back({sink, request, last_id_});
+      ++submitted;
     }
     if (!all.empty()) {
-      Live& live = all[all.size() - 1 - random() % std::min<size_t>(all.size(), 8)];
-      if (random() % 40 == 0) scheduler_.Cancel(live.id);
-      if (random() % 10 == 0) scheduler_.RaiseLimit(live.id, static_cast<int>(random() % 80));
-      if (random() % 10 == 0) live.sink->full = !live.sink->full;
+      Live& live = all[all.size() - 1 - random() % std::min<size_t>(all.size(), 24)];
+      if (random() % 40 == 0) scheduler_.Cancel(live.id), ++cancelled;
+      if (random() % 10 == 0) scheduler_.RaiseLimit(live.id, static_cast<int>(random() % 80)), ++raised;
+      if (random() % 4 == 0) live.sink->full = random() % 10 == 0, stalled += live.sink->full;
     }
     scheduler_.Step(now_);
     now_ += absl::Milliseconds(1);
@@ -505,7 +527,11 @@ TEST_F(SchedulerTest, RandomTrafficLosesNothing) {
   for (Live& live : all) live.sink->full = false;
   Run();
   EXPECT_TRUE(scheduler_.empty());
-  EXPECT_EQ(PagesUsed(), 0);
+  const EngineStats stats = Stats();
+  EXPECT_EQ(stats.running + stats.queued, 0);
+  EXPECT_EQ(stats.kv_pages_used, 0);
+  EXPECT_EQ(stats.kv_pages_free, kPages);
+  EXPECT_EQ(backend_.open_sequences(), 0);
   int complete = 0;
   for (const Live& live : all) {
     ASSERT_TRUE(live.sink->finished);
@@ -514,9 +540,12 @@ TEST_F(SchedulerTest, RandomTrafficLosesNothing) {
     ASSERT_TRUE(std::equal(live.sink->ids.begin(), live.sink->ids.end(), expected.begin()));
     complete += live.sink->ids.size() == expected.size();
   }
-  EXPECT_GT(complete, 100);
-  EXPECT_GT(Stats().preempted, 0);
-  EXPECT_GT(Stats().totals.cached, 0);
+  std::printf("%lld submitted, %lld cancelled, %lld raised, %lld preempted, %lld readers stalled; %d complete\n",
+              static_cast<long long>(submitted), static_cast<long long>(cancelled), static_cast<long long>(raised),
+              static_cast<long long>(stats.preempted), static_cast<long long>(stalled), complete);
+  EXPECT_GT(complete, 1000);
+  EXPECT_GT(stats.preempted, 1000);
+  EXPECT_GT(stats.totals.cached, 0);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "engine/backend/cpu/cpu_blocks.h"
 #include "engine/backend/forward.h"
 #include "engine/backend/reference/reference_blocks.h"
+#include "engine/base/long_test_util.h"
 
 namespace gantry::engine {
 namespace {
@@ -399,7 +400,7 @@ void CheckDistribution(int seeds) {
 }
 
 TEST(ComposedBackendTest, TokensComeWithTheTargetsProbabilitiesWhateverDrafts) {
-  CheckDistribution(std::getenv("GANTRY_LONG_TESTS") != nullptr ? 100'000 : 4'000);
+  CheckDistribution(LongTests() ? 100'000 : 4'000);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "engine/backend/cpu/attention.h"
 #include "engine/backend/cpu/delta_net.h"
 #include "engine/backend/cpu/feed_forward.h"
+#include "engine/backend/cpu/packed_matrix.h"
 #include "engine/backend/cpu/step.h"
 #include "engine/backend/cpu/weights.h"
 #include "engine/backend/forward.h"
@@ -208,7 +209,14 @@ class CpuBlocks final : public Blocks {
     logit_rows_.resize(limits_.max_head_rows);
   }
 
-  void EmbeddingRow(TokenId token, float* out) const { ReadRow(model_->embedding, token, out); }
+  // A head that is the embedding and was packed holds its rows, and the file's pages are not needed again.
+  void EmbeddingRow(TokenId token, float* out) const {
+    if (head_.form == Weight::Form::kPacked && model_->head.data == model_->embedding.data) {
+      cpu::UnpackRow(head_.packed, token, out);
+    } else {
+      ReadRow(model_->embedding, token, out);
+    }
+  }
 
   std::shared_ptr<const Model> model_;
   BlocksLimits limits_;

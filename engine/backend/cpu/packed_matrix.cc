@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/format/quant_blocks.h"
+
 namespace gantry::engine::cpu {
 namespace {
 
@@ -91,6 +93,91 @@ void PackBlock(PackedType type, const uint8_t* in, int r, uint8_t* out) {
   }
 }
 
+// The ways back: row r of panel block `in` becomes the file's block `out`.
+
+void UnpackQ8_0(const uint8_t* in, int r, uint8_t* out) {
+  for (int e = 0; e < 32; ++e) out[2 + e] = static_cast<uint8_t>(in[64 * (e / 4) + 4 * r + e % 4] - 128);
+  std::memcpy(out, in + 512 + 2 * r, 2);
+}
+
+void UnpackQ4(const uint8_t* in, int r, bool minimum, uint8_t* out) {
+  uint8_t* nibbles = out + (minimum ? 4 : 2);
+  for (int i = 0; i < 16; ++i) nibbles[i] = in[64 * (i / 4) + 4 * r + i % 4];
+  std::memcpy(out, in + 256 + 2 * r, 2);
+  if (minimum) std::memcpy(out + 2, in + 288 + 2 * r, 2);
+}
+
+void UnpackQ45K(const uint8_t* in, int r, bool fifth_bit, uint8_t* out) {
+  uint8_t* nibbles = out + (fifth_bit ? 48 : 16);
+  const auto nibble = [in, r](int e) {
+    const int i = e % 16;
+    return in[256 * (e / 32) + 64 * (i / 4) + 4 * r + i % 4] >> (4 * (e / 16 % 2)) & 15;
+  };
+  for (int i = 0; i < 128; ++i) {
+    const int e = 64 * (i / 32) + i % 32;
+    nibbles[i] = static_cast<uint8_t>(nibble(e) | nibble(e + 32) << 4);
+  }
+  if (fifth_bit) {
+    for (int i = 0; i < 32; ++i) {
+      int bits = 0;
+      for (int g = 0; g < 8; ++g) bits |= (in[2048 + 64 * g + 4 * r + i % 4] >> (i / 4) & 1) << g;
+      out[16 + i] = static_cast<uint8_t>(bits);
+    }
+  }
+  const uint8_t* scales = in + (fifth_bit ? 2560 : 2048);
+  for (int j = 0; j < 12; ++j) out[4 + j] = scales[16 * j + r];
+  std::memcpy(out, scales + 192 + 2 * r, 2);
+  std::memcpy(out + 2, scales + 224 + 2 * r, 2);
+}
+
+void UnpackQ6K(const uint8_t* in, int r, uint8_t* out) {
+  const auto value = [in, r](int e) {
+    const int c = e / 64, vector = e % 64 / 4, k = e % 4;
+    const int low = in[512 * c + 64 * (vector % 8) + 4 * r + k] >> (4 * (vector / 8)) & 15;
+    const int high = in[2048 + 256 * c + 64 * (vector % 4) + 4 * r + k] >> (2 * (vector / 4)) & 3;
+    return low | high << 4;
+  };
+  for (int n = 0; n < 2; ++n) {
+    for (int l = 0; l < 32; ++l) {
+      int quarters[4], high = 0;
+      for (int j = 0; j < 4; ++j) {
+        quarters[j] = value(128 * n + 32 * j + l);
+        high |= (quarters[j] >> 4) << (2 * j);
+      }
+      out[64 * n + l] = static_cast<uint8_t>((quarters[0] & 15) | (quarters[2] & 15) << 4);
+      out[64 * n + 32 + l] = static_cast<uint8_t>((quarters[1] & 15) | (quarters[3] & 15) << 4);
+      out[128 + 32 * n + l] = static_cast<uint8_t>(high);
+    }
+  }
+  for (int s = 0; s < 16; ++s) out[192 + s] = in[3072 + 16 * s + r];
+  std::memcpy(out + 208, in + 3328 + 2 * r, 2);
+}
+
+// Returns the type of the file's block.
+DType UnpackBlock(PackedType type, const uint8_t* in, int r, uint8_t* out) {
+  switch (type) {
+    case PackedType::kQ8_0:
+      UnpackQ8_0(in, r, out);
+      return DType::kQ8_0;
+    case PackedType::kQ4_0:
+      UnpackQ4(in, r, /*minimum=*/false, out);
+      return DType::kQ4_0;
+    case PackedType::kQ4_1:
+      UnpackQ4(in, r, /*minimum=*/true, out);
+      return DType::kQ4_1;
+    case PackedType::kQ4_K:
+      UnpackQ45K(in, r, /*fifth_bit=*/false, out);
+      return DType::kQ4_K;
+    case PackedType::kQ5_K:
+      UnpackQ45K(in, r, /*fifth_bit=*/true, out);
+      return DType::kQ5_K;
+    case PackedType::kQ6_K:
+      UnpackQ6K(in, r, out);
+      return DType::kQ6_K;
+  }
+  __builtin_unreachable();
+}
+
 }  // namespace
 
 int64_t PackedBytes(PackedType type, int64_t rows, int64_t columns) {
@@ -111,6 +198,18 @@ void PackPanels(PackedType type, const uint8_t* rows_of_blocks, int64_t rows, in
         PackBlock(type, rows_of_blocks + ((first + r) * blocks + b) * file_block, r, panel + b * panel_block);
       }
     }
+  }
+}
+
+void UnpackRow(const PackedView& packed, int64_t row, float* out) {
+  constexpr int kFileBlockBytesMax = 210;
+  const int elements = BlockElements(packed.type), r = static_cast<int>(row % kPanelRows);
+  const uint8_t* block = packed.panel(row / kPanelRows);
+  for (int64_t b = 0; b < packed.blocks(); ++b) {
+    uint8_t file_block[kFileBlockBytesMax];
+    const DType type = UnpackBlock(packed.type, block, r, file_block);
+    DecodeRow(type, file_block, elements, out + b * elements);
+    block += PanelBlockBytes(packed.type);
   }
 }
 

@@ -16,4 +16,7 @@ int64_t PackedBytes(PackedType type, int64_t rows, int64_t columns);
 void PackPanels(PackedType type, const uint8_t* rows_of_blocks, int64_t rows, int64_t columns, int64_t begin,
                 int64_t end, uint8_t* out);
 
+// out[0, columns) = one row of a packed matrix as float32: the bits that DecodeRow gives for the row in the file.
+void UnpackRow(const PackedView& packed, int64_t row, float* out);
+
 }  // namespace gantry::engine::cpu

@@ -140,11 +140,19 @@ Weight WeightStore::Store(const Matrix& matrix, Role role) {
     uint8_t* packed = arena_.Take(bytes);
     weight.form = Weight::Form::kPacked;
     weight.packed = {packed, matrix.rows, matrix.columns, *type};
-    pool_.ParallelFor(weight.packed.panels(), [&](int64_t panel, int) {
-      PackPanels(*type, static_cast<const uint8_t*>(matrix.data), matrix.rows, matrix.columns, panel, panel + 1,
-                 packed);
-    });
-    DropPages(matrix.data, matrix.bytes());
+    // Slice by slice: the largest matrix must not stand twice in memory either.
+    constexpr int64_t kSliceBytes = int64_t{4} << 20;
+    const int64_t panel_bytes = kPanelRows * matrix.row_bytes(), panels = weight.packed.panels();
+    const int64_t slice = std::max<int64_t>(1, kSliceBytes / panel_bytes);
+    for (int64_t begin = 0; begin < panels; begin += slice) {
+      const int64_t end = std::min(panels, begin + slice);
+      pool_.ParallelFor(end - begin, [&](int64_t i, int) {
+        PackPanels(*type, static_cast<const uint8_t*>(matrix.data), matrix.rows, matrix.columns, begin + i,
+                   begin + i + 1, packed);
+      });
+      DropPages(matrix.row(begin * kPanelRows),
+                std::min(matrix.rows, end * kPanelRows) * matrix.row_bytes() - begin * kPanelRows * matrix.row_bytes());
+    }
     bytes_ += bytes;
     return weight;
   }

@@ -72,8 +72,8 @@ class HugeArena {
   int64_t left_ = 0;
 };
 
-// Loading never holds more than the packed weights and one tensor of the file: the source's pages are given back to the
-// kernel as soon as a tensor is packed.
+// Loading never holds more than the packed weights and a few MiB of the file: the source's pages are given back to the
+// kernel as soon as they are packed.
 class WeightStore {
  public:
   explicit WeightStore(ThreadPool* pool) : pool_(*pool) {}

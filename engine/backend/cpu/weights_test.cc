@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <random>
+
+#include "engine/backend/cpu/packed_matrix.h"
 
 namespace gantry::engine::cpu {
 namespace {
@@ -26,6 +29,12 @@ TEST(WeightsTest, ProductsOfEveryTypeAreThoseOfItsDequantisedRows) {
     for (int64_t r = 0; r < kRows; ++r) ReadRow(matrix, r, &wide[r * kColumns]);
     WeightStore store(&pool);
     const Weight weight = store.Add(matrix);
+    for (int64_t r = 0; weight.form == Weight::Form::kPacked && r < kRows; ++r) {
+      std::vector<float> unpacked(kColumns);
+      UnpackRow(weight.packed, r, unpacked.data());
+      ASSERT_EQ(std::memcmp(unpacked.data(), &wide[r * kColumns], kColumns * sizeof(float)), 0)
+          << info.name << " " << r;
+    }
     EXPECT_LE(store.bytes(), static_cast<int64_t>(bytes.size()) * 64 / kRows + 64) << info.name << " grows in memory";
     Rows x, y;
     x.Resize(kCount, kColumns);
