@@ -13,9 +13,12 @@ namespace gantry::engine {
 
 class CollectingSink final : public Sink {
  public:
+  // first_index: how many ids the request has generated already.
+  explicit CollectingSink(int first_index = 0) : first_index_(first_index) {}
+
   bool OnTokens(const TokenEvent& event) override {
     std::lock_guard lock(mutex_);
-    EXPECT_EQ(event.first_index, static_cast<int>(ids_.size()));
+    EXPECT_EQ(event.first_index, first_index_ + static_cast<int>(ids_.size()));
     ids_.insert(ids_.end(), event.ids.begin(), event.ids.end());
     logprobs_.insert(logprobs_.end(), event.logprobs.begin(), event.logprobs.end());
     changed_.notify_all();
@@ -48,6 +51,7 @@ class CollectingSink final : public Sink {
   }
 
  private:
+  const int first_index_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool finished_ = false;
