@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -61,6 +62,58 @@ TEST(EngineTest, DemoModelContinuesItsGoldenPromptsWithAndWithoutSpeculation) {
       if (std::string(spec) == "mtp:2") {
         EXPECT_GT(finish.counts.accepted, 0);
       }
+    }
+  }
+}
+
+// What drafts, a text given to the model must give the same ids with the same probabilities: those that it has as a
+// prompt. Where the text ends the model goes on by itself.
+TEST(EngineTest, AForcedTextIsVerifiedUnderEveryWayOfDrafting) {
+  std::vector<TokenId> prompt = GoldenIds("ids.0"), text = GoldenIds("greedy.0");
+  // A stretch that the model would not have written, then the same again for the n-gram drafter.
+  for (int i = 0; i < 8; ++i) text.push_back(100 + 37 * i);
+  text.insert(text.end(), text.begin(), text.begin() + 12);
+  const int extra = 5;
+  std::vector<TokenId> whole = prompt;
+  whole.insert(whole.end(), text.begin(), text.end());
+
+  class PromptSink final : public Sink {
+   public:
+    bool OnTokens(const TokenEvent& event) override {
+      for (const TokenLogprobs& row : event.prompt_logprobs) logprobs.push_back(row.logprob);
+      return true;
+    }
+    void OnFinish(const FinishEvent&) override { done.set_value(); }
+    std::vector<float> logprobs;
+    std::promise<void> done;
+  };
+  auto as_prompt = std::make_shared<PromptSink>();
+  auto plain = MakeEngine(kDemo, "off");
+  Request request = MakeRequest(whole, 1);
+  request.prompt_logprobs = true;
+  ASSERT_TRUE(plain->Submit(request, as_prompt).ok());
+  as_prompt->done.get_future().wait();
+  auto after = std::make_shared<CollectingSink>();
+  ASSERT_TRUE(plain->Submit(MakeRequest(whole, extra), after).ok());
+  after->Wait();
+  std::vector<TokenId> expected = text;
+  for (const TokenId id : after->ids()) expected.push_back(id);
+
+  for (const char* spec : {"off", "auto", "mtp:3", "ngram", "ngram+mtp:2"}) {
+    auto engine = MakeEngine(kDemo, spec);
+    auto sink = std::make_shared<CollectingSink>();
+    const SamplingParams sampling{.temperature = 0, .logprobs = true, .forced = text};
+    ASSERT_TRUE(engine->Submit(MakeRequest(prompt, static_cast<int>(text.size()) + extra, sampling), sink).ok());
+    const FinishEvent finish = sink->Wait();
+    EXPECT_EQ(sink->ids(), expected) << spec;
+    const std::vector<TokenLogprobs> logprobs = sink->logprobs();
+    ASSERT_EQ(logprobs.size(), expected.size()) << spec;
+    for (size_t i = 0; i < text.size(); ++i) {
+      EXPECT_EQ(logprobs[i].logprob, as_prompt->logprobs[prompt.size() - 1 + i]) << spec << ", id " << i;
+    }
+    if (std::string(spec) == "mtp:3" || std::string(spec) == "ngram") {
+      EXPECT_GT(finish.counts.accepted, 0) << spec;
+      EXPECT_LT(finish.counts.accepted, finish.counts.drafted) << spec;
     }
   }
 }

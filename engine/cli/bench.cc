@@ -75,6 +75,7 @@ absl::Status RunBench(const CommonOptions& common, const BenchOptions& options) 
   report.backend = common.backend;
   report.threads = common.threads;
   report.text = text.source;
+  report.free = options.free;
   report.numerics_id = card.numerics_id;
   report.weight_bytes = card.weight_bytes;
   for (const std::string& spec : options.specs) {
@@ -86,8 +87,9 @@ absl::Status RunBench(const CommonOptions& common, const BenchOptions& options) 
   // The unmeasured work comes first and warms up.
   std::vector<ReplayRun> runs;
   for (BenchRow& row : report.rows) {
-    GANTRY_ASSIGN_OR_RETURN(Outputs outputs,
-                            Record(*engines.at(row.point.spec), text, row.point, options.decode_tokens));
+    row.sequences = SequencesOf(text, row.point, options.decode_tokens, options.free);
+    row.repeats = row.point.context + options.decode_tokens > static_cast<int>(text.ids.size());
+    GANTRY_ASSIGN_OR_RETURN(Outputs outputs, Record(*engines.at(row.point.spec), row.sequences, options.decode_tokens));
     row.hash = outputs.hash;
     std::move(outputs.runs.begin(), outputs.runs.end(), std::back_inserter(runs));
   }
@@ -97,7 +99,7 @@ absl::Status RunBench(const CommonOptions& common, const BenchOptions& options) 
       std::fprintf(stderr, "\rrun %d of %d: %s, batch %d, context %d %20s", run + 1, options.runs,
                    row.point.spec.c_str(), row.point.batch, row.point.context, "");
       GANTRY_ASSIGN_OR_RETURN(const Measurement measurement,
-                              Measure(*engines.at(row.point.spec), text, row.point, options.decode_tokens));
+                              Measure(*engines.at(row.point.spec), row.sequences, options.decode_tokens));
       row.runs.push_back(measurement);
     }
   }

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 
 namespace gantry::engine::cli {
 namespace {
@@ -21,6 +22,10 @@ struct Figures {
   std::optional<double> batch_gain, batch_gain_bound;  // over the row of one sequence, when there is one
   std::vector<double> acceptance;                      // by depth - 1, over all runs; as deep as drafts went
 };
+
+const char* Decoded(const BenchReport& report) {
+  return report.free ? "free" : "forced";
+}
 
 double Median(const BenchRow& row, double Measurement::*what) {
   std::vector<double> values;
@@ -80,6 +85,8 @@ void BenchReport::PrintJson() const {
     ordered_json entry = {{"spec", row.point.spec},
                           {"batch", row.point.batch},
                           {"context", row.point.context},
+                          {"decoded", Decoded(*this)},
+                          {"text_repeats", row.repeats},
                           {"runs", row.runs.size()},
                           {"prompt_tokens_per_s", figures.prompt_tokens_per_s},
                           {"decode_tokens_per_s", figures.decode_tokens_per_s},
@@ -102,28 +109,31 @@ void BenchReport::PrintTable() const {
   const Traffic& traffic = roofline.traffic;
   std::printf("%s, %s (%s), text: %s, decode %d, median of %zu runs\n", model.c_str(), backend.c_str(),
               numerics_id.c_str(), text.c_str(), roofline.decode_tokens, rows.front().runs.size());
+  std::printf(free ? "decoded is what the model writes on its own\n"
+                   : "decoded is the text, forced upon the model as it follows the prompt\n");
   std::printf(
       "a token reads %.1f MB of weights and %.1f MB of state; the machine reads %.1f GB/s (%s), int8 %.0f GMAC/s\n",
       traffic.WeightBytes(1) / 1e6, static_cast<double>(traffic.state_bytes) / 1e6,
       roofline.bandwidth.bytes_per_s / 1e9, roofline.bandwidth.kernel.c_str(), roofline.int8_macs_per_s / 1e9);
-  std::printf("%-16s %5s %7s %12s %7s %12s %9s %12s  %-16s %s\n", "spec", "batch", "context", "prompt tok/s", "of int8",
-              "decode tok/s", "of bandw.", "tokens/round", "hash", "");
+  std::printf("%-16s %5s %7s %12s %7s %7s %12s %9s %12s  %-16s %s\n", "spec", "batch", "context", "prompt tok/s",
+              "of int8", "decoded", "decode tok/s", "of bandw.", "tokens/round", "hash", "");
   for (const BenchRow& row : rows) {
     const Figures figures = FiguresOf(*this, row);
     const std::string bandwidth =
         figures.bandwidth_share ? absl::StrFormat("%.1f%%", 100 * *figures.bandwidth_share) : "";
-    std::string notes;
-    for (const double share : figures.acceptance) {
-      absl::StrAppend(&notes, notes.empty() ? "accepted " : "/", absl::StrFormat("%.2f", share));
+    std::string notes = row.repeats ? "the text repeats itself; " : "";
+    if (!figures.acceptance.empty()) {
+      const auto print = [](std::string* out, double share) { absl::StrAppendFormat(out, "%.2f", share); };
+      absl::StrAppend(&notes, "accepted ", absl::StrJoin(figures.acceptance, "/", print));
     }
     if (figures.batch_gain) {
       absl::StrAppendFormat(&notes, "%.2f x one sequence, roofline %.2f", *figures.batch_gain,
                             *figures.batch_gain_bound);
     }
-    std::printf("%-16s %5d %7d %12.1f %6.1f%% %12.1f %9s %12.2f  %016llx %s\n", row.point.spec.substr(0, 16).c_str(),
-                row.point.batch, row.point.context, figures.prompt_tokens_per_s, 100 * figures.int8_share,
-                figures.decode_tokens_per_s, bandwidth.c_str(), figures.tokens_per_round,
-                static_cast<unsigned long long>(row.hash), notes.c_str());
+    std::printf("%-16s %5d %7d %12.1f %6.1f%% %7s %12.1f %9s %12.2f  %016llx %s\n",
+                row.point.spec.substr(0, 16).c_str(), row.point.batch, row.point.context, figures.prompt_tokens_per_s,
+                100 * figures.int8_share, Decoded(*this), figures.decode_tokens_per_s, bandwidth.c_str(),
+                figures.tokens_per_round, static_cast<unsigned long long>(row.hash), notes.c_str());
   }
   if (!traffic.experts.empty()) std::printf("rooflines take the choice of experts as uniform and independent\n");
 }

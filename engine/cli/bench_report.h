@@ -11,12 +11,15 @@ namespace gantry::engine::cli {
 
 struct BenchRow {
   BenchPoint point;
+  std::vector<ReplayRun> sequences;  // what it runs
+  bool repeats = false;              // the text is shorter than a sequence, and begins again
   std::vector<Measurement> runs;
   uint64_t hash = 0;
 };
 
 struct BenchReport {
   std::string model, backend, numerics_id, text;
+  bool free = false;  // the model wrote what was decoded; else it was forced to be the text
   int64_t weight_bytes = 0;
   int threads = 0;  // as given: 0 is what the machine allows
   Roofline roofline;

@@ -29,14 +29,18 @@ struct Measurement {
   std::array<int64_t, kDraftDepthMax> drafted_at = {}, accepted_at = {};
 };
 
-// Prompts come from `text`, never from the prefix cache.
-absl::StatusOr<Measurement> Measure(Engine& engine, const BenchText& text, const BenchPoint& point, int decode_tokens);
+// The sequences of a point: prompts of `text` and, unless `free`, what follows them there as outputs to force.
+std::vector<ReplayRun> SequencesOf(const BenchText& text, const BenchPoint& point, int decode_tokens, bool free);
+
+// All sequences at once, `decode_tokens` ids each: their outputs where they have some, else what the model chooses.
+// Nothing comes from the prefix cache. REQUIRES: prompts of one length.
+absl::StatusOr<Measurement> Measure(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens);
 
 // The same work once more, unmeasured: what came out, and an FNV-1a hash over ids and float32 bits of their logprobs.
 struct Outputs {
   std::vector<ReplayRun> runs;
   uint64_t hash = 0;
 };
-absl::StatusOr<Outputs> Record(Engine& engine, const BenchText& text, const BenchPoint& point, int decode_tokens);
+absl::StatusOr<Outputs> Record(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens);
 
 }  // namespace gantry::engine::cli

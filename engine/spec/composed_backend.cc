@@ -345,6 +345,7 @@ class ComposedBackend final : public Backend {
     TokenId id = -1;
     part.result->status = sampler_.Choose(sampler, part.plan->position + row + 1, logits, &id);
     if (!part.result->status.ok()) return false;
+    if (const TokenId forced = sampler.Forced(); forced >= 0) id = forced;
     if (params.logprobs) {
       sampler_.Logprobs(raw_logits_.data(), id, params.top_logprobs, &part.result->logprobs.emplace_back());
     }
