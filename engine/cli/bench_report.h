@@ -4,18 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "engine/cli/bench_roofline.h"
-#include "engine/cli/bench_run.h"
+#include "engine/cli/bench_figures.h"
 
 namespace gantry::engine::cli {
-
-struct BenchRow {
-  BenchPoint point;
-  std::vector<ReplayRun> sequences;  // what it runs
-  bool repeats = false;              // the text is shorter than a sequence, and begins again
-  std::vector<Measurement> runs;
-  uint64_t hash = 0;
-};
 
 struct BenchReport {
   std::string model, backend, numerics_id, text;
@@ -24,6 +15,7 @@ struct BenchReport {
   int threads = 0;  // as given: 0 is what the machine allows
   Roofline roofline;
   std::vector<BenchRow> rows;  // each with the same number of runs, at least one
+  std::vector<RoundCosts> costs;
 
   void PrintJson() const;
   void PrintTable() const;

@@ -99,6 +99,45 @@ EngineStats StatsAt(const Engine& engine, int64_t generated) {
   }
 }
 
+struct Work {
+  std::vector<Running> running;  // finished
+  Measurement measured;
+};
+absl::StatusOr<Work> Run(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens, bool logprobs) {
+  const auto batch = static_cast<int64_t>(sequences.size());
+  const int64_t generated = engine.Stats().totals.generated;
+  const absl::Time begin = absl::Now();
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<Running> running, Begin(engine, sequences, decode_tokens, logprobs));
+  const double prompt_s = absl::ToDoubleSeconds(absl::Now() - begin);
+  const EngineStats before = StatsAt(engine, generated + batch);
+  const absl::Time middle = absl::Now();
+  GANTRY_RETURN_IF_ERROR(Finish(engine, running, decode_tokens));
+  const double decode_s = absl::ToDoubleSeconds(absl::Now() - middle);
+  const EngineStats after = StatsAt(engine, generated + batch * decode_tokens);
+
+  Work work{running, {}};
+  Measurement& m = work.measured;
+  m.prompt_tokens_per_s = static_cast<double>(batch) * static_cast<double>(sequences[0].prompt.size()) / prompt_s;
+  m.decode_tokens_per_s = static_cast<double>(batch) * (decode_tokens - 1) / decode_s;
+  m.rounds = after.rounds - before.rounds;
+  const auto rounds = static_cast<double>(m.rounds);
+  m.round_ms = decode_s * 1e3 / rounds;
+  m.tokens_per_round = (decode_tokens - 1) / rounds;
+  m.sequence_rounds = batch * (decode_tokens - 1);
+  for (int i = 0; i < kDraftDepthMax; ++i) {
+    m.drafted_at[i] = after.drafted_at[i] - before.drafted_at[i];
+    m.accepted_at[i] = after.accepted_at[i] - before.accepted_at[i];
+    m.sequence_rounds -= m.accepted_at[i];
+  }
+  m.draft_passes = after.draft_passes - before.draft_passes;
+  m.draft_steps = after.draft_steps - before.draft_steps;
+  m.draft_steps_ms = after.draft_steps_ms - before.draft_steps_ms;
+  for (size_t i = 0; i < after.experts_read.size(); ++i) {
+    m.experts_read.push_back(static_cast<double>(after.experts_read[i] - before.experts_read[i]) / rounds);
+  }
+  return work;
+}
+
 }  // namespace
 
 std::vector<ReplayRun> SequencesOf(const BenchText& text, const BenchPoint& point, int decode_tokens, bool free) {
@@ -111,40 +150,18 @@ std::vector<ReplayRun> SequencesOf(const BenchText& text, const BenchPoint& poin
 }
 
 absl::StatusOr<Measurement> Measure(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens) {
-  const auto batch = static_cast<int64_t>(sequences.size());
-  const int64_t generated = engine.Stats().totals.generated;
-  const absl::Time begin = absl::Now();
-  GANTRY_ASSIGN_OR_RETURN(const std::vector<Running> running, Begin(engine, sequences, decode_tokens, false));
-  const double prompt_s = absl::ToDoubleSeconds(absl::Now() - begin);
-  const EngineStats before = StatsAt(engine, generated + batch);
-  const absl::Time middle = absl::Now();
-  GANTRY_RETURN_IF_ERROR(Finish(engine, running, decode_tokens));
-  const double decode_s = absl::ToDoubleSeconds(absl::Now() - middle);
-  const EngineStats after = StatsAt(engine, generated + batch * decode_tokens);
-
-  Measurement m;
-  m.prompt_tokens_per_s = static_cast<double>(batch) * static_cast<double>(sequences[0].prompt.size()) / prompt_s;
-  m.decode_tokens_per_s = static_cast<double>(batch) * (decode_tokens - 1) / decode_s;
-  const auto rounds = static_cast<double>(std::max<int64_t>(1, after.rounds - before.rounds));
-  m.rounds_per_s = rounds / decode_s;
-  m.tokens_per_round = (decode_tokens - 1) / rounds;
-  for (int i = 0; i < kDraftDepthMax; ++i) {
-    m.drafted_at[i] = after.drafted_at[i] - before.drafted_at[i];
-    m.accepted_at[i] = after.accepted_at[i] - before.accepted_at[i];
-  }
-  return m;
+  GANTRY_ASSIGN_OR_RETURN(const Work work, Run(engine, sequences, decode_tokens, /*logprobs=*/false));
+  return work.measured;
 }
 
 absl::StatusOr<Outputs> Record(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens) {
-  const int64_t generated = engine.Stats().totals.generated;
-  GANTRY_ASSIGN_OR_RETURN(const std::vector<Running> running, Begin(engine, sequences, decode_tokens, true));
-  GANTRY_RETURN_IF_ERROR(Finish(engine, running, decode_tokens));
-  StatsAt(engine, generated + static_cast<int64_t>(sequences.size()) * decode_tokens);
+  GANTRY_ASSIGN_OR_RETURN(const Work work, Run(engine, sequences, decode_tokens, /*logprobs=*/true));
   Outputs out;
+  out.measured = work.measured;
   out.hash = 1469598103934665603ull;
   const auto mix = [&](uint32_t word) { out.hash = (out.hash ^ word) * 1099511628211ull; };
   for (size_t i = 0; i < sequences.size(); ++i) {
-    const BenchSink& sink = *running[i].sink;
+    const BenchSink& sink = *work.running[i].sink;
     for (const TokenId id : sink.ids()) mix(static_cast<uint32_t>(id));
     for (const float logprob : sink.logprobs()) mix(std::bit_cast<uint32_t>(logprob));
     out.runs.push_back({sequences[i].prompt, sink.ids()});
