@@ -20,6 +20,12 @@ std::string Label(const BenchPoint& point) {
   return absl::StrFormat("%-16s %5d %7d", point.spec.substr(0, 16), point.batch, point.context);
 }
 
+std::vector<double> Samples(const BenchRow& row) {
+  std::vector<double> samples;
+  for (const Measurement& run : row.runs) samples.push_back(run.decode_tokens_per_s);
+  return samples;
+}
+
 ordered_json ToJson(const SpeculationFigures& s) {
   return {{"depth", s.depth},           {"accepted", s.accepted},   {"draft_passes", s.passes},
           {"plain_ms", s.plain_ms},     {"verify_ms", s.verify_ms}, {"draft_ms", s.draft_ms},
@@ -68,6 +74,7 @@ void BenchReport::PrintJson() const {
                           {"runs", row.runs.size()},
                           {"prompt_tokens_per_s", figures.prompt_tokens_per_s},
                           {"decode_tokens_per_s", figures.decode_tokens_per_s},
+                          {"decode_samples", Samples(row)},
                           {"tokens_per_round", figures.tokens_per_round},
                           {"share_of_int8_peak", figures.int8_share},
                           {"acceptance", figures.acceptance},
