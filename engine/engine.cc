@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -26,11 +27,12 @@ constexpr size_t kStepRecordsKept = 256;
 
 // What callers asked for since the last round.
 struct Command {
-  enum class Kind { kSubmit, kCancel, kRaise } kind;
+  enum class Kind { kSubmit, kCancel, kRaise, kSpeculate } kind;
   RequestId id = 0;
   Request request;
   std::shared_ptr<Sink> sink;
   int until_index = 0;
+  SpecMode spec;
 };
 
 class EngineImpl final : public Engine {
@@ -40,6 +42,7 @@ class EngineImpl final : public Engine {
       : card_(std::move(card)),
         backend_(std::move(backend)),
         scheduler_(backend_.get(), scheduler_options, spec),
+        drafts_by_mtp_(spec.mtp),
         max_queued_(max_queued),
         records_(kStepRecordsKept) {
     page_hashes_.reserve(scheduler_options.cache.pages);
@@ -67,16 +70,33 @@ class EngineImpl final : public Engine {
     const RequestId id = ++last_id_;
     ++queued_;
     ++unfinished_;
-    commands_.push_back(Command{Command::Kind::kSubmit, id, std::move(request), std::move(sink), 0});
+    commands_.push_back(Command{Command::Kind::kSubmit, id, std::move(request), std::move(sink), 0, {}});
     lock.unlock();
     wake_.notify_one();
     return id;
   }
 
   void RaiseLimit(RequestId id, int until_index) override {
-    Push(Command{Command::Kind::kRaise, id, {}, nullptr, until_index});
+    Push(Command{Command::Kind::kRaise, id, {}, nullptr, until_index, {}});
   }
-  void Cancel(RequestId id) override { Push(Command{Command::Kind::kCancel, id, {}, nullptr, 0}); }
+  void Cancel(RequestId id) override { Push(Command{Command::Kind::kCancel, id, {}, nullptr, 0, {}}); }
+
+  absl::Status SetSpeculation(SpecMode mode) override {
+    if (mode.depth > card_.draft_depth || (mode.mtp && !drafts_by_mtp_)) {
+      return absl::InvalidArgumentError(absl::StrCat("spec `", mode.name, "` drafts ", mode.depth, " ids",
+                                                     mode.mtp ? " by the MTP layer" : "", ", the engine was made for ",
+                                                     card_.draft_depth, drafts_by_mtp_ ? " by the MTP layer" : ""));
+    }
+    std::unique_lock lock(mutex_);
+    // A request that had its OnFinish is forgotten a moment later.
+    if (!idle_.wait_for(lock, std::chrono::milliseconds(100), [this] { return unfinished_ == 0; })) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("speculation cannot change now: ", unfinished_, " requests run"));
+    }
+    // Taken before any request that is submitted later.
+    commands_.push_back(Command{Command::Kind::kSpeculate, 0, {}, nullptr, 0, std::move(mode)});
+    return absl::OkStatus();
+  }
 
   const Card& card() const override { return card_; }
 
@@ -220,6 +240,9 @@ class EngineImpl final : public Engine {
       case Command::Kind::kRaise:
         scheduler_.RaiseLimit(command.id, command.until_index);
         break;
+      case Command::Kind::kSpeculate:
+        scheduler_.SetSpeculation(command.spec);
+        break;
     }
   }
 
@@ -232,6 +255,7 @@ class EngineImpl final : public Engine {
   const Card card_;
   const std::unique_ptr<Backend> backend_;
   Scheduler scheduler_;  // Check() from any thread, the rest from thread_ alone
+  const bool drafts_by_mtp_;
   const int max_queued_;
 
   mutable std::mutex mutex_;  // guards everything below
@@ -305,7 +329,6 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   composed.snapshots = plan.snapshots;
   composed.mtp = mode.mtp;
   composed.vocab_used = options.vocab_used;
-  composed.replay = mode.replay;
   BlocksLimits limits = LimitsFor(composed, plan.kv_pages, options.threads);
   limits.kv_type = kv_type;
   GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<Blocks> blocks, MakeBlocks(options.backend, model, limits));

@@ -17,6 +17,7 @@
 #include "engine/backend/backend.h"
 #include "engine/cache/prefix_tree.h"
 #include "engine/sample/sampling_params.h"
+#include "engine/spec/spec_mode.h"
 
 namespace gantry::engine {
 
@@ -129,6 +130,11 @@ struct EngineStats {
   // Drafts verified at depth i + 1, and of those, accepted.
   int64_t drafted_at[kDraftDepthMax] = {};
   int64_t accepted_at[kDraftDepthMax] = {};
+  // Passes of the MTP layer that drafted; of those that did nothing else, number and time.
+  int64_t draft_passes = 0, draft_steps = 0;
+  double draft_steps_ms = 0;
+  // By layer of the trunk: distinct experts that a round read, summed over rounds; 0 for a dense layer.
+  std::vector<int64_t> experts_read;
 };
 
 // Food of the router's cost model: what one round cost.
@@ -152,6 +158,11 @@ class Engine {
   virtual void RaiseLimit(RequestId id, int until_index) = 0;
   // Ends within one round, also inside prefill. The sink still gets its OnFinish.
   virtual void Cancel(RequestId id) = 0;
+
+  // How requests from now on are speculated for, in place of EngineOptions::spec; what was learned of costs and
+  // acceptance under a mode's name counts again when it returns. FAILED_PRECONDITION while a request waits or runs,
+  // INVALID_ARGUMENT when the engine was made for less depth or without drafts by the MTP layer.
+  virtual absl::Status SetSpeculation(SpecMode mode) = 0;
 
   virtual const Card& card() const = 0;
   virtual EngineStats Stats() const = 0;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -68,6 +69,178 @@ TEST(EngineTest, DemoModelContinuesItsGoldenPromptsWithAndWithoutSpeculationWith
       if (std::string(spec) == "mtp:2") {
         EXPECT_GT(finish.counts.accepted, 0);
       }
+    }
+  }
+}
+
+// What drafts, a text given to the model must give the same ids with the same probabilities: those that it has as a
+// prompt. Where the text ends the model goes on by itself.
+TEST(EngineTest, AForcedTextIsVerifiedUnderEveryWayOfDrafting) {
+  std::vector<TokenId> prompt = GoldenIds("ids.0"), text = GoldenIds("greedy.0");
+  // A stretch that the model would not have written, then the same again for the n-gram drafter.
+  for (int i = 0; i < 8; ++i) text.push_back(100 + 37 * i);
+  text.insert(text.end(), text.begin(), text.begin() + 12);
+  const int extra = 5;
+  std::vector<TokenId> whole = prompt;
+  whole.insert(whole.end(), text.begin(), text.end());
+
+  class PromptSink final : public Sink {
+   public:
+    bool OnTokens(const TokenEvent& event) override {
+      for (const TokenLogprobs& row : event.prompt_logprobs) logprobs.push_back(row.logprob);
+      return true;
+    }
+    void OnFinish(const FinishEvent&) override { done.set_value(); }
+    std::vector<float> logprobs;
+    std::promise<void> done;
+  };
+  auto as_prompt = std::make_shared<PromptSink>();
+  auto plain = MakeEngine(kDemo, "off");
+  Request request = MakeRequest(whole, 1);
+  request.prompt_logprobs = true;
+  ASSERT_TRUE(plain->Submit(request, as_prompt).ok());
+  as_prompt->done.get_future().wait();
+  auto after = std::make_shared<CollectingSink>();
+  ASSERT_TRUE(plain->Submit(MakeRequest(whole, extra), after).ok());
+  after->Wait();
+  std::vector<TokenId> expected = text;
+  for (const TokenId id : after->ids()) expected.push_back(id);
+
+  for (const char* spec : {"off", "auto", "mtp:3", "ngram", "ngram+mtp:2"}) {
+    auto engine = MakeEngine(kDemo, spec);
+    auto sink = std::make_shared<CollectingSink>();
+    const SamplingParams sampling{.temperature = 0, .logprobs = true, .forced = text};
+    ASSERT_TRUE(engine->Submit(MakeRequest(prompt, static_cast<int>(text.size()) + extra, sampling), sink).ok());
+    const FinishEvent finish = sink->Wait();
+    EXPECT_EQ(sink->ids(), expected) << spec;
+    const std::vector<TokenLogprobs> logprobs = sink->logprobs();
+    ASSERT_EQ(logprobs.size(), expected.size()) << spec;
+    for (size_t i = 0; i < text.size(); ++i) {
+      EXPECT_EQ(logprobs[i].logprob, as_prompt->logprobs[prompt.size() - 1 + i]) << spec << ", id " << i;
+    }
+    if (std::string(spec) == "mtp:3" || std::string(spec) == "ngram") {
+      EXPECT_GT(finish.counts.accepted, 0) << spec;
+      EXPECT_LT(finish.counts.accepted, finish.counts.drafted) << spec;
+    }
+  }
+}
+
+struct Reply {
+  std::vector<TokenId> ids;
+  Counts counts;
+};
+Reply Ask(Engine& engine, const Request& request) {
+  auto sink = std::make_shared<CollectingSink>();
+  EXPECT_TRUE(engine.Submit(request, sink).ok());
+  const FinishEvent finish = sink->Wait();
+  return {sink->ids(), finish.counts};
+}
+
+TEST(EngineTest, SpeculationChangesBetweenRequestsAndNothingElse) {
+  auto engine = MakeEngine(kDemo, "auto");
+  const Request request = MakeRequest(GoldenIds("ids.0"), 48);
+  const Reply plain = Ask(*engine, request);
+  for (const char* spec : {"mtp:2", "off", "ngram", "auto", "mtp:2"}) {
+    const bool drafts = std::string(spec) == "mtp:2", off = std::string(spec) == "off";
+    ASSERT_TRUE(engine->SetSpeculation(SpecMode::Parse(spec, true).value()).ok()) << spec;
+    const Reply reply = Ask(*engine, request);
+    EXPECT_EQ(reply.ids, plain.ids) << spec;
+    EXPECT_TRUE(!drafts || reply.counts.accepted > 0) << spec;
+    EXPECT_TRUE(!off || reply.counts.drafted == 0) << spec;
+  }
+
+  const auto running = std::make_shared<CollectingSink>();
+  const RequestId id = engine->Submit(MakeRequest({1, 2, 3}, 500), running).value();
+  EXPECT_EQ(engine->SetSpeculation({.name = "off"}).code(), absl::StatusCode::kFailedPrecondition);
+  engine->Cancel(id);
+  running->Wait();
+
+  auto shallow = MakeEngine(kDemo, "ngram:2");
+  const absl::Status deeper = shallow->SetSpeculation(SpecMode::Parse("ngram:3", true).value());
+  EXPECT_EQ(deeper.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(deeper.message()), HasSubstr("`ngram:3` drafts 3 ids, the engine was made for 2"));
+  EXPECT_EQ(shallow->SetSpeculation(SpecMode::Parse("mtp:1", true).value()).code(), absl::StatusCode::kInvalidArgument);
+}
+
+// Recorded drafts are right as often as asked, in place of the MTP layer's or without one; the output stays.
+TEST(EngineTest, ReplayedDraftsAreAcceptedAsOftenAsAsked) {
+  auto engine = MakeEngine(kDemo, "auto");
+  const Request request = MakeRequest(GoldenIds("ids.0"), 400);
+  ASSERT_TRUE(engine->SetSpeculation({.name = "off"}).ok());
+  const Reply plain = Ask(*engine, request);
+  // A shorter prompt that is the beginning of the real one is another run.
+  const std::vector<ReplayRun> runs = {{{request.ids[0]}, {1, 2, 3}}, {request.ids, plain.ids}};
+  for (const bool mtp : {false, true}) {
+    const EngineStats before = engine->Stats();
+    ASSERT_TRUE(engine
+                    ->SetSpeculation({.name = mtp ? "replay+mtp" : "replay",
+                                      .depth = 3,
+                                      .mtp = mtp,
+                                      .replay = Replay(runs, {0.9, 0.6, 0.3})})
+                    .ok());
+    EXPECT_EQ(Ask(*engine, request).ids, plain.ids);
+    const EngineStats after = engine->Stats();
+    // Of about 130 rounds; which of them is fixed, so this cannot fail by chance.
+    const double expected[] = {0.9, 0.6, 0.3};
+    for (int i = 0; i < 3; ++i) {
+      const auto drafted = static_cast<double>(after.drafted_at[i] - before.drafted_at[i]);
+      EXPECT_NEAR(static_cast<double>(after.accepted_at[i] - before.accepted_at[i]) / drafted, expected[i], 0.15) << i;
+    }
+    // Without the layer drafts come for nothing; with it a round has a pass for each depth, the first of them with
+    // the entries of accepted ids.
+    const int64_t passes = after.draft_passes - before.draft_passes;
+    EXPECT_EQ(passes > 0, mtp);
+    EXPECT_EQ(after.draft_steps_ms > before.draft_steps_ms, mtp);
+    if (mtp) {
+      EXPECT_NEAR(static_cast<double>(after.draft_steps - before.draft_steps) / static_cast<double>(passes), 2.0 / 3,
+                  0.01);
+    }
+  }
+}
+
+// Rounds of one row read what one token needs, two rows at most twice that.
+TEST(EngineTest, ExpertsThatARoundReadsAreCounted) {
+  for (const char* backend : {"cpu", "reference"}) {
+    EngineOptions options;
+    options.model_path = kTiny;
+    options.backend = backend;
+    options.max_context = 128;
+    options.max_sequences = 2;
+    options.prefix_cache = false;
+    options.spec.mode = "off";
+    auto engine = Engine::Create(options).value();
+    const ModelSpec& spec = engine->card().spec;
+    constexpr int kTokens = 20;
+    const auto decode = [&](int sequences) {
+      std::vector<std::shared_ptr<CollectingSink>> sinks;
+      std::vector<RequestId> ids;
+      for (int i = 0; i < sequences; ++i) {
+        Request request = MakeRequest({1 + i, 5, 9}, kTokens);
+        request.until_index = 1;
+        request.credit_wait = absl::Hours(1);
+        sinks.push_back(std::make_shared<CollectingSink>());
+        ids.push_back(engine->Submit(request, sinks.back()).value());
+        sinks.back()->WaitForTokens(1);
+      }
+      while (engine->Stats().totals.generated % kTokens != sequences) absl::SleepFor(absl::Microseconds(50));
+      const EngineStats before = engine->Stats();
+      for (const RequestId id : ids) engine->RaiseLimit(id, kTokens);
+      for (const auto& sink : sinks) sink->Wait();
+      while (engine->Stats().totals.generated % kTokens != 0) absl::SleepFor(absl::Microseconds(50));
+      std::vector<int64_t> read = engine->Stats().experts_read;
+      for (size_t i = 0; i < read.size(); ++i) read[i] -= before.experts_read[i];
+      return read;
+    };
+    const std::vector<int64_t> of_one = decode(1);
+    const std::vector<int64_t> of_two = decode(2);
+    ASSERT_EQ(static_cast<int>(of_one.size()), spec.trunk_layers());
+    for (int layer = 0; layer < spec.trunk_layers(); ++layer) {
+      const auto* moe = std::get_if<MixtureOfExpertsSpec>(&spec.layer(layer).ffn);
+      const int64_t of_a_token = moe == nullptr ? 0 : (kTokens - 1) * moe->experts_per_token;
+      EXPECT_EQ(of_one[layer], of_a_token) << backend << " layer " << layer;
+      // The two may be a round apart when they begin.
+      EXPECT_GE(of_two[layer], of_a_token) << backend << " layer " << layer;
+      EXPECT_LE(of_two[layer], 2 * of_a_token) << backend << " layer " << layer;
     }
   }
 }

@@ -99,6 +99,9 @@ struct RoundResult {
   int mtp_rows = 0;                            // of the MTP layer, drafting not counted
   double device_ms = 0;
   double verify_ms = 0;  // of that: trunk, heads and sampling
+  int draft_steps = 0;   // passes of the MTP layer that drafted; the first of them also follows the accepted ids
+  double steps_ms = 0;   // what the others took, each a row of the MTP layer and its head for every drafting sequence
+  absl::Span<const int> experts_read;  // by layer of the trunk: distinct experts its rows were sent to
 };
 
 using Ticket = int64_t;

@@ -127,6 +127,9 @@ class Blocks {
   // From now on every Ffn writes its choices of experts to the tape, or takes them from it; null: neither, the state
   // after construction. For comparing backends, one sequence at a time. The tape belongs to the caller.
   virtual void SetRouting(RoutingTape* tape) = 0;
+  // Distinct experts that the last Ffn of this layer sent rows to, a shared one not counted; 0 for a dense layer. What
+  // a batch reads, for benchmarks.
+  virtual int ExpertsRead(int layer) const = 0;
 };
 
 }  // namespace gantry::engine

@@ -4,23 +4,18 @@
 #include <string>
 #include <vector>
 
-#include "engine/cli/bench_roofline.h"
-#include "engine/cli/bench_run.h"
+#include "engine/cli/bench_figures.h"
 
 namespace gantry::engine::cli {
 
-struct BenchRow {
-  BenchPoint point;
-  std::vector<Measurement> runs;
-  uint64_t hash = 0;
-};
-
 struct BenchReport {
   std::string model, backend, numerics_id, text;
+  bool free = false;  // the model wrote what was decoded; else it was forced to be the text
   int64_t weight_bytes = 0;
   int threads = 0;  // as given: 0 is what the machine allows
   Roofline roofline;
   std::vector<BenchRow> rows;  // each with the same number of runs, at least one
+  std::vector<RoundCosts> costs;
 
   void PrintJson() const;
   void PrintTable() const;

@@ -5,17 +5,15 @@
 
 namespace gantry::engine::cli {
 
-double Roofline::RoundBytes(const BenchPoint& point) const {
-  return traffic.RoundBytes(point.batch, point.context + decode_tokens / 2.0, kv_bytes);
-}
-double Roofline::BandwidthShare(const BenchPoint& point, double rounds_per_s) const {
-  return rounds_per_s * RoundBytes(point) / bandwidth.bytes_per_s;
+double Roofline::RoundBytes(const BenchPoint& point, absl::Span<const double> experts_read) const {
+  return traffic.WeightBytes(experts_read) +
+         traffic.SequenceBytes(point.batch, point.context + decode_tokens / 2.0, kv_bytes);
 }
 double Roofline::Int8Share(double prompt_tokens_per_s) const {
   return int8_macs_per_s == 0 ? 0 : prompt_tokens_per_s * static_cast<double>(traffic.prompt_macs) / int8_macs_per_s;
 }
-double Roofline::BatchGain(const BenchPoint& point) const {
-  return point.batch * RoundBytes({point.spec, 1, point.context}) / RoundBytes(point);
+double Roofline::Int8TokensPerSecond() const {
+  return int8_macs_per_s / static_cast<double>(traffic.prompt_macs + traffic.head_macs);
 }
 
 Roofline MeasureRoofline(const Model& model, KvType kv_type, int threads, int decode_tokens) {

@@ -1,5 +1,6 @@
 #include "engine/cli/bench_run.h"
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <condition_variable>
@@ -53,78 +54,117 @@ class BenchSink final : public Sink {
   bool finished_ = false;
 };
 
-struct Sequence {
+struct Running {
   RequestId id = 0;
-  std::vector<TokenId> prompt;
   std::shared_ptr<BenchSink> sink;
 };
 
 // All prompts at once; returns when every sequence has its first token. They wait there for RaiseLimit, so that none
 // decodes while another one's prompt is still read.
-absl::StatusOr<std::vector<Sequence>> Begin(Engine& engine, const BenchText& text, const BenchPoint& point,
-                                            int decode_tokens, bool logprobs) {
+absl::StatusOr<std::vector<Running>> Begin(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens,
+                                           bool logprobs) {
   static std::atomic<int64_t> salt = 0;  // a prompt seen before is not to be found
-  std::vector<Sequence> sequences;
-  for (int i = 0; i < point.batch; ++i) {
-    Sequence sequence;
-    sequence.prompt = text.Prompt(i, point.context);
-    sequence.sink = std::make_shared<BenchSink>();
+  std::vector<Running> running;
+  for (const ReplayRun& sequence : sequences) {
     Request request;
     request.ids = sequence.prompt;
-    request.generated_from = point.context;
+    request.generated_from = static_cast<int>(sequence.prompt.size());
     request.max_tokens = decode_tokens;
     request.until_index = 1;
     request.credit_wait = absl::Hours(1);
     request.sampling.temperature = 0;
     request.sampling.logprobs = logprobs;
+    request.sampling.forced = sequence.output;
     request.cache_salt = absl::StrCat("bench ", ++salt);
-    GANTRY_ASSIGN_OR_RETURN(sequence.id, engine.Submit(std::move(request), sequence.sink));
-    sequences.push_back(std::move(sequence));
+    auto sink = std::make_shared<BenchSink>();
+    GANTRY_ASSIGN_OR_RETURN(const RequestId id, engine.Submit(std::move(request), sink));
+    running.push_back({id, std::move(sink)});
   }
-  for (const Sequence& sequence : sequences) GANTRY_RETURN_IF_ERROR(sequence.sink->WaitForFirst());
-  return sequences;
+  for (const Running& sequence : running) GANTRY_RETURN_IF_ERROR(sequence.sink->WaitForFirst());
+  return running;
 }
 
-absl::Status Finish(Engine& engine, const std::vector<Sequence>& sequences, int decode_tokens) {
-  for (const Sequence& sequence : sequences) engine.RaiseLimit(sequence.id, decode_tokens);
-  for (const Sequence& sequence : sequences) GANTRY_RETURN_IF_ERROR(sequence.sink->WaitForFinish());
+absl::Status Finish(Engine& engine, const std::vector<Running>& running, int decode_tokens) {
+  for (const Running& sequence : running) engine.RaiseLimit(sequence.id, decode_tokens);
+  for (const Running& sequence : running) GANTRY_RETURN_IF_ERROR(sequence.sink->WaitForFinish());
   return absl::OkStatus();
+}
+
+// The engine's counters when it has counted so many generated ids: sinks hear of a round a little earlier.
+EngineStats StatsAt(const Engine& engine, int64_t generated) {
+  while (true) {
+    EngineStats stats = engine.Stats();
+    if (stats.totals.generated >= generated) return stats;
+    absl::SleepFor(absl::Microseconds(50));
+  }
+}
+
+struct Work {
+  std::vector<Running> running;  // finished
+  Measurement measured;
+};
+absl::StatusOr<Work> Run(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens, bool logprobs) {
+  const auto batch = static_cast<int64_t>(sequences.size());
+  const int64_t generated = engine.Stats().totals.generated;
+  const absl::Time begin = absl::Now();
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<Running> running, Begin(engine, sequences, decode_tokens, logprobs));
+  const double prompt_s = absl::ToDoubleSeconds(absl::Now() - begin);
+  const EngineStats before = StatsAt(engine, generated + batch);
+  const absl::Time middle = absl::Now();
+  GANTRY_RETURN_IF_ERROR(Finish(engine, running, decode_tokens));
+  const double decode_s = absl::ToDoubleSeconds(absl::Now() - middle);
+  const EngineStats after = StatsAt(engine, generated + batch * decode_tokens);
+
+  Work work{running, {}};
+  Measurement& m = work.measured;
+  m.prompt_tokens_per_s = static_cast<double>(batch) * static_cast<double>(sequences[0].prompt.size()) / prompt_s;
+  m.decode_tokens_per_s = static_cast<double>(batch) * (decode_tokens - 1) / decode_s;
+  m.rounds = after.rounds - before.rounds;
+  const auto rounds = static_cast<double>(m.rounds);
+  m.round_ms = decode_s * 1e3 / rounds;
+  m.tokens_per_round = (decode_tokens - 1) / rounds;
+  m.sequence_rounds = batch * (decode_tokens - 1);
+  for (int i = 0; i < kDraftDepthMax; ++i) {
+    m.drafted_at[i] = after.drafted_at[i] - before.drafted_at[i];
+    m.accepted_at[i] = after.accepted_at[i] - before.accepted_at[i];
+    m.sequence_rounds -= m.accepted_at[i];
+  }
+  m.draft_passes = after.draft_passes - before.draft_passes;
+  m.draft_steps = after.draft_steps - before.draft_steps;
+  m.draft_steps_ms = after.draft_steps_ms - before.draft_steps_ms;
+  for (size_t i = 0; i < after.experts_read.size(); ++i) {
+    m.experts_read.push_back(static_cast<double>(after.experts_read[i] - before.experts_read[i]) / rounds);
+  }
+  return work;
 }
 
 }  // namespace
 
-absl::StatusOr<Measurement> Measure(Engine& engine, const BenchText& text, const BenchPoint& point, int decode_tokens) {
-  const absl::Time begin = absl::Now();
-  GANTRY_ASSIGN_OR_RETURN(const std::vector<Sequence> sequences, Begin(engine, text, point, decode_tokens, false));
-  const absl::Time middle = absl::Now();
-  const EngineStats before = engine.Stats();
-  GANTRY_RETURN_IF_ERROR(Finish(engine, sequences, decode_tokens));
-  const double decode_s = absl::ToDoubleSeconds(absl::Now() - middle);
-  const EngineStats after = engine.Stats();
-
-  Measurement m;
-  m.prompt_tokens_per_s = point.batch * point.context / absl::ToDoubleSeconds(middle - begin);
-  m.decode_tokens_per_s = point.batch * (decode_tokens - 1) / decode_s;
-  const auto rounds = static_cast<double>(std::max<int64_t>(1, after.rounds - before.rounds));
-  m.rounds_per_s = rounds / decode_s;
-  m.tokens_per_round = (decode_tokens - 1) / rounds;
-  for (int i = 0; i < kDraftDepthMax; ++i) {
-    m.drafted_at[i] = after.drafted_at[i] - before.drafted_at[i];
-    m.accepted_at[i] = after.accepted_at[i] - before.accepted_at[i];
+std::vector<ReplayRun> SequencesOf(const BenchText& text, const BenchPoint& point, int decode_tokens, bool free) {
+  std::vector<ReplayRun> sequences;
+  for (int i = 0; i < point.batch; ++i) {
+    sequences.push_back({text.Ids(i, 0, point.context), {}});
+    if (!free) sequences.back().output = text.Ids(i, point.context, decode_tokens);
   }
-  return m;
+  return sequences;
 }
 
-absl::StatusOr<Outputs> Record(Engine& engine, const BenchText& text, const BenchPoint& point, int decode_tokens) {
-  GANTRY_ASSIGN_OR_RETURN(std::vector<Sequence> sequences, Begin(engine, text, point, decode_tokens, true));
-  GANTRY_RETURN_IF_ERROR(Finish(engine, sequences, decode_tokens));
+absl::StatusOr<Measurement> Measure(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens) {
+  GANTRY_ASSIGN_OR_RETURN(const Work work, Run(engine, sequences, decode_tokens, /*logprobs=*/false));
+  return work.measured;
+}
+
+absl::StatusOr<Outputs> Record(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens) {
+  GANTRY_ASSIGN_OR_RETURN(const Work work, Run(engine, sequences, decode_tokens, /*logprobs=*/true));
   Outputs out;
+  out.measured = work.measured;
   out.hash = 1469598103934665603ull;
   const auto mix = [&](uint32_t word) { out.hash = (out.hash ^ word) * 1099511628211ull; };
-  for (Sequence& sequence : sequences) {
-    for (const TokenId id : sequence.sink->ids()) mix(static_cast<uint32_t>(id));
-    for (const float logprob : sequence.sink->logprobs()) mix(std::bit_cast<uint32_t>(logprob));
-    out.runs.push_back({std::move(sequence.prompt), sequence.sink->ids()});
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const BenchSink& sink = *work.running[i].sink;
+    for (const TokenId id : sink.ids()) mix(static_cast<uint32_t>(id));
+    for (const float logprob : sink.logprobs()) mix(std::bit_cast<uint32_t>(logprob));
+    out.runs.push_back({sequences[i].prompt, sink.ids()});
   }
   return out;
 }

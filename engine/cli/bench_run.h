@@ -23,20 +23,30 @@ struct BenchPoint {
 struct Measurement {
   double prompt_tokens_per_s = 0;  // of all prompts at once, to the last first token
   double decode_tokens_per_s = 0;  // of all sequences, from the moment that every one has its first token
-  double rounds_per_s = 0;         // while decoding
   double tokens_per_round = 0;     // of one sequence
-  // While decoding, by depth - 1.
-  std::array<int64_t, kDraftDepthMax> drafted_at = {}, accepted_at = {};
+  // While decoding:
+  int64_t rounds = 0;
+  double round_ms = 0;          // mean, all that the engine does between rounds included
+  int64_t sequence_rounds = 0;  // of all sequences together: each commits one id and its accepted drafts
+  std::array<int64_t, kDraftDepthMax> drafted_at = {}, accepted_at = {};  // by depth - 1
+  int64_t draft_passes = 0, draft_steps = 0;                              // as in EngineStats
+  double draft_steps_ms = 0;
+  std::vector<double> experts_read;  // distinct ones of a round, mean, by layer of the trunk
 };
 
-// Prompts come from `text`, never from the prefix cache.
-absl::StatusOr<Measurement> Measure(Engine& engine, const BenchText& text, const BenchPoint& point, int decode_tokens);
+// The sequences of a point: prompts of `text` and, unless `free`, what follows them there as outputs to force.
+std::vector<ReplayRun> SequencesOf(const BenchText& text, const BenchPoint& point, int decode_tokens, bool free);
 
-// The same work once more, unmeasured: what came out, and an FNV-1a hash over ids and float32 bits of their logprobs.
+// All sequences at once, `decode_tokens` ids each: their outputs where they have some, else what the model chooses.
+// Nothing comes from the prefix cache. REQUIRES: prompts of one length.
+absl::StatusOr<Measurement> Measure(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens);
+
+// The same with logprobs: what came out, and an FNV-1a hash over ids and float32 bits of their logprobs.
 struct Outputs {
   std::vector<ReplayRun> runs;
   uint64_t hash = 0;
+  Measurement measured;
 };
-absl::StatusOr<Outputs> Record(Engine& engine, const BenchText& text, const BenchPoint& point, int decode_tokens);
+absl::StatusOr<Outputs> Record(Engine& engine, const std::vector<ReplayRun>& sequences, int decode_tokens);
 
 }  // namespace gantry::engine::cli

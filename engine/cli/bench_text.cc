@@ -27,14 +27,41 @@ A tide table is a simple program. For each day it adds sums of cosines, whose pe
 for a long time: 12.42 hours for the moon, 12 for the sun, 25.82 and 23.93 for their wanderings north and south.
     height(t) = mean + sum(amplitude[i] * cos(speed[i] * t - phase[i]) for i in range(n))
 With n = 4 the error is about 20 cm; with n = 37 it is less than a hand. Storms are not in it.
+
+To bake a plain loaf: 500 g of flour, 340 g of water, 10 g of salt, 2 g of dried yeast. Mix, wait an hour, fold it four
+times, cover the bowl and leave it overnight in a cool room. Next day heat the oven with an iron pot inside, as hot as it
+goes; shape the dough on a floured board, let it rise under a cloth until a pressed thumb leaves a slow dent, then bake
+it for 30 minutes with the lid on and 15 without. Tap the bottom: a hollow sound means done. Resist cutting while warm.
+
+SELECT port, count(*) AS visits FROM arrivals WHERE year >= 1998 GROUP BY port ORDER BY visits DESC LIMIT 5;
+Above is how a clerk today might ask what took her grandmother three evenings with ledgers, blotting paper and a ruler.
+Neither of them would trust a total that nobody had checked twice, and both were right: of 1,204 entries copied by hand
+in March, 17 were wrong, eleven of those by one digit, and two cancelled each other so neatly that only a torn receipt
+gave them away. Errors are seldom random. They follow habits: a seven without its bar, a column added from memory, lunch.
+
+Dear Ines, thank you for your letter and for the seeds. I have put the beans along the south wall and the poppies where
+the old pear stood, though the hens may have other plans. Our new bridge opens in June, if the engineers stop arguing
+about paint. Father asks every day whether the post has come and pretends not to mind when it hasn't. Write soon, tell us
+how your thesis goes; is the professor still so fond of commas? We laughed aloud at your story of the goat and the dean.
+
+Granite cools slowly underground, so its crystals grow large enough to see; basalt, poured out upon the sea floor, sets
+within hours and shows almost none. Between these two lie most questions a beginner will ask about volcanic rock. Hold
+the specimen to daylight, turn it, look for the glint of mica, scratch it with a copper coin, then with a steel nail.
+Weigh it dry, weigh it hanging in water, divide: 2.65 suggests quartz, 3.0 something darker, 5 and more perhaps an ore.
+
+"Checkmate," whispered the girl, though nobody had taught her the word. Her uncle studied the board for a long minute.
+His rook could not return, the pawn was pinned, and whichever square the king might try already belonged to a bishop he
+had forgotten since the opening. He tipped the piece over gently, shook hands across the table and reached for his hat.
+Outside, snow had begun; trams rang at the corner, and every lamp along the avenue wore a small round halo of its own.
 )";
 
 }  // namespace
 
-std::vector<TokenId> BenchText::Prompt(int sequence, int tokens) const {
-  std::vector<TokenId> prompt;
-  for (int i = 0; i < tokens; ++i) prompt.push_back(ids[(sequence * kSequenceStride + i) % ids.size()]);
-  return prompt;
+std::vector<TokenId> BenchText::Ids(int sequence, int from, int count) const {
+  std::vector<TokenId> out;
+  const size_t begin = sequence * kSequenceStride + static_cast<size_t>(from);
+  for (int i = 0; i < count; ++i) out.push_back(ids[(begin + static_cast<size_t>(i)) % ids.size()]);
+  return out;
 }
 
 absl::StatusOr<BenchText> ReadBenchText(const std::string& model_path, const std::string& text_path, int vocab_rows) {

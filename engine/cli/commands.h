@@ -36,6 +36,7 @@ struct BenchOptions {
   int decode_tokens = 128;
   std::vector<std::string> specs = {"off", "auto"};
   std::string text;    // file; empty: a built-in passage
+  bool free = false;   // the model writes what follows a prompt; else the text does
   std::string record;  // file for the prompts and outputs, as `--spec replay:` reads them; empty: none
   int runs = 5;
   bool json = false;

@@ -82,7 +82,14 @@ int main(int argc, char** argv) {
   bench_command->add_option("--spec", bench.specs, "Speculation: off, auto, mtp:K, ngram, replay:FILE,accept=P1/P2/...")
       ->delimiter(',')
       ->capture_default_str();
-  bench_command->add_option("--text", bench.text, "File whose text the prompts are; a short passage without it");
+  bench_command->add_option("--text", bench.text,
+                            "File with the text that is prompt and, forced token by token, what follows it; without "
+                            "it a built-in passage of 4,000 characters, which begins again where a row needs more");
+  bench_command->add_flag("--free", bench.free,
+                          "Let the model write what follows the prompt. Forced is the default because rows, models "
+                          "and machines then decode the same tokens: a small or random model left alone soon repeats "
+                          "itself, which flatters every drafter. Acceptance belongs to a text: give one of the kind "
+                          "that the model will serve");
   bench_command->add_option("--record", bench.record, "Write prompts and outputs to this file, for --spec replay:");
   bench_command->add_option("--runs", bench.runs, "Runs of each row; the median is printed")->capture_default_str();
   bench_command->add_flag("--json", bench.json, "Print JSON");

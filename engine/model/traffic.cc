@@ -1,6 +1,5 @@
 #include "engine/model/traffic.h"
 
-#include <cmath>
 #include <initializer_list>
 #include <variant>
 
@@ -20,19 +19,20 @@ struct Sum {
 
 }  // namespace
 
-double Traffic::WeightBytes(int rows) const {
-  auto bytes = static_cast<double>(weight_bytes);
-  for (const Experts& layer : experts) {
-    const double count = layer.count;
-    const double read = count * (1 - std::pow(1 - layer.per_token / count, rows));
-    bytes += read * static_cast<double>(layer.bytes_each);
-  }
+int64_t Traffic::TokenWeightBytes() const {
+  int64_t bytes = weight_bytes;
+  for (const Experts& layer : experts) bytes += layer.per_token * layer.bytes_each;
   return bytes;
 }
 
-double Traffic::RoundBytes(int rows, double context, double kv_bytes) const {
-  const double of_each = static_cast<double>(state_bytes) + context * kv_bytes;
-  return WeightBytes(rows) + rows * of_each;
+double Traffic::WeightBytes(absl::Span<const double> experts_read) const {
+  auto bytes = static_cast<double>(weight_bytes);
+  for (const Experts& layer : experts) bytes += experts_read[layer.layer] * static_cast<double>(layer.bytes_each);
+  return bytes;
+}
+
+double Traffic::SequenceBytes(int sequences, double context, double kv_bytes) const {
+  return sequences * (static_cast<double>(state_bytes) + context * kv_bytes);
 }
 
 Traffic TrafficOf(const Model& model) {
@@ -59,13 +59,14 @@ Traffic TrafficOf(const Model& model) {
       // Experts have one shape.
       Sum expert;
       expert.Add(moe.experts.front());
-      traffic.experts.push_back({expert.bytes, spec.experts, spec.experts_per_token});
+      traffic.experts.push_back({i, expert.bytes, spec.experts, spec.experts_per_token});
       sum.macs += spec.experts_per_token * expert.macs;
       if (moe.shared) sum.Add(*moe.shared);
       if (moe.shared_gate) sum.Add(*moe.shared_gate);
     }
   }
   traffic.prompt_macs = sum.macs;
+  traffic.head_macs = model.head.rows * model.head.columns;
   sum.Add(model.head);
   traffic.weight_bytes = sum.bytes;
   return traffic;

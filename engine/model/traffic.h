@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "engine/model/model.h"
 
 namespace gantry::engine {
@@ -13,20 +14,22 @@ struct Traffic {
   // shared experts, the head; not the embedding, of which a row reads one row. The MTP layer is not in it.
   int64_t weight_bytes = 0;
   struct Experts {
+    int layer = 0;
     int64_t bytes_each = 0;
     int count = 0, per_token = 0;
   };
-  std::vector<Experts> experts;  // of each layer that has them
+  std::vector<Experts> experts;  // of each layer of the trunk that has them
   // Recurrent state and convolution columns of one sequence, read and written once.
   int64_t state_bytes = 0;
-  // Multiply-adds of one prompt token with weights; without the head, for it needs no logits.
-  int64_t prompt_macs = 0;
+  // Multiply-adds of one token with weights; a prompt's tokens do without the head, for they need no logits.
+  int64_t prompt_macs = 0, head_macs = 0;
 
-  // Of weights, by a round of one row for each of `rows` sequences. Which experts the rows choose is taken as uniform
-  // and independent, so `count * (1 - (1 - per_token / count)^rows)` of them are read; exact for one row.
-  double WeightBytes(int rows) const;
-  // Of weights, states and `context` positions of each sequence, whose keys and values take kv_bytes each.
-  double RoundBytes(int rows, double context, double kv_bytes) const;
+  // Of weights, by a round of one row.
+  int64_t TokenWeightBytes() const;
+  // Of weights, by a round that reads so many distinct experts, by layer of the trunk.
+  double WeightBytes(absl::Span<const double> experts_read) const;
+  // Of `sequences` in one round: states and `context` positions of each, whose keys and values take kv_bytes each.
+  double SequenceBytes(int sequences, double context, double kv_bytes) const;
 };
 Traffic TrafficOf(const Model& model);
 

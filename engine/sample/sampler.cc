@@ -54,6 +54,10 @@ bool SequenceSampler::IsStop(TokenId id) const {
   return std::find(params_.stop_ids.begin(), params_.stop_ids.end(), id) != params_.stop_ids.end();
 }
 
+TokenId SequenceSampler::Forced() const {
+  return generated_ < static_cast<int>(params_.forced.size()) ? params_.forced[generated_] : -1;
+}
+
 void SequenceSampler::Commit(TokenId id) {
   ++generated_;
   if (!penalised()) return;

@@ -38,6 +38,8 @@ class SequenceSampler {
   const SamplingParams& params() const { return params_; }
   int generated() const { return generated_; }
   bool IsStop(TokenId id) const;
+  // What the request forces the next token to be; -1: nothing. For the target's choice alone: a drafter does not know.
+  TokenId Forced() const;
 
   void Commit(TokenId id);  // id became the next generated token
   void Undo(TokenId id);    // takes the last Commit(id) back (a draft beyond the first)

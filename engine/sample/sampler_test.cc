@@ -188,6 +188,7 @@ TEST(SamplingParamsTest, ValuesOutOfRangeAreRefusedByFieldName) {
       {{.stop_ids = {100}}, "stop_ids token id is 100, expected a value in [0, 99]"},
       {{.logit_bias = {{5, 101.0f}}}, "logit_bias is 101"},
       {{.top_logprobs = 21}, "top_logprobs is 21"},
+      {{.forced = {7, 100}}, "forced token id is 100"},
   };
   for (const auto& row : rows) {
     const absl::Status status = row.params.Validate(100);

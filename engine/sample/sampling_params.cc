@@ -34,6 +34,7 @@ absl::Status SamplingParams::Validate(int vocab_rows) const {
     status.Update(InRange("logit_bias", bias, -100, 100));
   }
   for (const TokenId id : stop_ids) status.Update(InRange("stop_ids token id", id, 0, vocab_rows - 1));
+  for (const TokenId id : forced) status.Update(InRange("forced token id", id, 0, vocab_rows - 1));
   return status;
 }
 

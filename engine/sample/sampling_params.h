@@ -27,6 +27,9 @@ struct SamplingParams {
   std::vector<std::pair<TokenId, float>> logit_bias;  // at most 300, each in [-100, 100]
   bool logprobs = false;
   int top_logprobs = 0;  // [0, 20]
+  // The first generated ids, whatever is chosen (teacher forcing: a benchmark on a given text). Logits, logprobs and
+  // the choice itself are computed as always; drafts are right when they agree with these ids.
+  std::vector<TokenId> forced;
 
   // INVALID_ARGUMENT naming the field, its value and its range.
   absl::Status Validate(int vocab_rows) const;

@@ -16,10 +16,7 @@ constexpr int kChunkRowsMin = 16;
 }  // namespace
 
 Scheduler::Scheduler(Backend* backend, const SchedulerOptions& options, const SpecMode& spec)
-    : backend_(backend),
-      options_(options),
-      cache_(options.cache),
-      speculator_(spec, backend->max_sequences(), options.prefill_chunk_rows) {
+    : backend_(backend), options_(options), cache_(options.cache) {
   const int sequences = backend->max_sequences();
   free_slots_.resize(sequences);
   std::iota(free_slots_.rbegin(), free_slots_.rend(), 0);
@@ -27,6 +24,15 @@ Scheduler::Scheduler(Backend* backend, const SchedulerOptions& options, const Sp
   plan_.sequences.reserve(sequences);
   planned_.reserve(sequences);
   tracks_.reserve(sequences);
+  totals_.experts_read.resize(backend->spec().trunk_layers());
+  SetSpeculation(spec);
+}
+
+void Scheduler::SetSpeculation(const SpecMode& mode) {
+  GANTRY_CHECK(empty(), "speculation changes between requests");
+  GANTRY_CHECK(mode.depth <= backend_->max_draft_depth(), "the backend verifies so many drafts");
+  speculator_ =
+      &speculators_.try_emplace(mode.name, mode, backend_->max_sequences(), options_.prefill_chunk_rows).first->second;
 }
 
 Scheduler::~Scheduler() {
@@ -37,7 +43,7 @@ Scheduler::~Scheduler() {
 // Positions that the request may come to use: its longest output, and drafts beyond it.
 int Scheduler::PositionsMax(const Request& request) const {
   const int64_t longest = static_cast<int64_t>(request.generated_from) + request.max_tokens;
-  return static_cast<int>(std::min<int64_t>(longest, options_.max_context)) + 2 * speculator_.depth_max();
+  return static_cast<int>(std::min<int64_t>(longest, options_.max_context)) + 2 * backend_->max_draft_depth();
 }
 
 absl::Status Scheduler::Check(const Request& request) const {
@@ -293,7 +299,7 @@ bool Scheduler::Start(Sequence* sequence) {
   GANTRY_CHECK(cache_.Reserve(positions, &sequence->kv), "enough pages were counted");
   sequence->processed = hit.tokens;
   sequence->decoding = false;
-  sequence->spec = speculator_.Start();
+  sequence->spec = speculator_->Start(sequence->ids);
   if (sequence->started == absl::InfiniteFuture()) {
     sequence->counts.cached = std::min(hit.tokens, sequence->prompt_size());
     totals_.totals.cached += sequence->counts.cached;
@@ -323,7 +329,7 @@ void Scheduler::ChooseSnapshotPoints(Sequence* sequence) const {
 // Every decoding sequence gets the pages that its next round may write; where there are none, the lowest-ranking one
 // running gives up its own.
 void Scheduler::GrowOrPreempt() {
-  const int reach = 2 + 2 * speculator_.depth_max();
+  const int reach = 2 + 2 * speculator_->depth_max();
   for (const SequencePtr& sequence : running_) {
     if (sequence->slot < 0 || !sequence->decoding || sequence->ending) continue;
     while (!cache_.Reserve(sequence->processed + reach, &sequence->kv)) {
@@ -377,7 +383,7 @@ bool Scheduler::Plan(StepRecord* record) {
   for (const SequencePtr& sequence : running_) {
     if (decodes(*sequence)) tracks_.push_back(&sequence->spec);
   }
-  speculator_.BeginRound(tracks_);
+  speculator_->BeginRound(tracks_);
   for (const SequencePtr& sequence : running_) {
     if (decodes(*sequence)) PlanDecode(sequence.get(), record);
   }
@@ -400,7 +406,7 @@ void Scheduler::PlanDecode(Sequence* sequence, StepRecord* record) {
                     .ids = sequence->ids,
                     .position = sequence->processed,
                     .max_new_ids = room};
-  speculator_.PlanDecode(sequence->ids, room, &sequence->spec, &plan);
+  speculator_->PlanDecode(sequence->ids, room, &sequence->spec, &plan);
   // The next page boundary, if this round may reach it: what the reply leaves to a next turn.
   const int boundary = (sequence->processed / kKvPageTokens + 1) * kKvPageTokens;
   const int drafts = std::max<int>(static_cast<int>(plan.drafts.size()), sequence->spec.held);
@@ -429,7 +435,7 @@ int Scheduler::PlanPrefill(Sequence* sequence, int rows_max, StepRecord* record)
       .ids = sequence->ids,
       .position = sequence->processed,
       .want_prompt_logprobs = sequence->request.prompt_logprobs && sequence->first_token == absl::InfiniteFuture()};
-  speculator_.PlanPrefill(&plan);
+  speculator_->PlanPrefill(&plan);
   std::vector<int>& points = sequence->snapshot_points;
   if (!points.empty() && points.front() - sequence->processed <= rows) {
     rows = points.front() - sequence->processed;
@@ -465,7 +471,7 @@ void Scheduler::Take(const SequenceResult& result, const SequencePlan& plan, Seq
     sequence->processed += static_cast<int>(result.ids.size());
   }
   sequence->ids.insert(sequence->ids.end(), result.ids.begin(), result.ids.end());
-  speculator_.Take(plan, result, sequence->processed, &sequence->spec);
+  speculator_->Take(plan, result, sequence->processed, &sequence->spec);
   cache_.Accept(sequence->ids, sequence->processed, result.mtp_position, &sequence->kv);
   if (plan.snapshot != kNoSnapshot) TakeSnapshot(plan, result.snapshot_taken, sequence);
   std::copy(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
@@ -517,6 +523,15 @@ void Scheduler::LearnCost(const RoundResult& result, const StepRecord& record) {
   }
 }
 
+void Scheduler::Count(const RoundResult& result) {
+  totals_.draft_passes += result.draft_steps;
+  totals_.draft_steps += std::max(result.draft_steps - 1, 0);
+  totals_.draft_steps_ms += result.steps_ms;
+  for (size_t layer = 0; layer < result.experts_read.size(); ++layer) {
+    totals_.experts_read[layer] += result.experts_read[layer];
+  }
+}
+
 Scheduler::Outcome Scheduler::Step(absl::Time now) {
   Outcome outcome;
   DropEnded(now);
@@ -542,8 +557,9 @@ Scheduler::Outcome Scheduler::Step(absl::Time now) {
       }
     }
     if (result != nullptr) {
-      speculator_.EndRound(*result, outcome.record.rows_prefill > 0);
+      speculator_->EndRound(*result, outcome.record.rows_prefill > 0);
       LearnCost(*result, outcome.record);
+      Count(*result);
     }
     outcome.progressed = true;
     outcome.record.round = ++totals_.rounds;

@@ -12,7 +12,9 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -40,6 +42,10 @@ class Scheduler {
   Scheduler(Backend* backend, const SchedulerOptions& options, const SpecMode& spec);
   // Ends whatever is left as cancelled.
   ~Scheduler();
+
+  // Of requests to come; what each mode, by its name, has learned of costs and acceptance is kept. REQUIRES: empty(),
+  // and the backend can draft so deep and in this way.
+  void SetSpeculation(const SpecMode& mode);
 
   // Why this request can never run; OK when it can. Thread-safe: reads only what never changes.
   absl::Status Check(const Request& request) const;
@@ -86,13 +92,15 @@ class Scheduler {
   int PlanPrefill(Sequence* sequence, int rows_max, StepRecord* record);
   void TakeSnapshot(const SequencePlan& plan, bool taken, Sequence* sequence);
   void LearnCost(const RoundResult& result, const StepRecord& record);
+  void Count(const RoundResult& result);
   bool Deliver(Sequence* sequence, absl::Time now);
   void Finish(Sequence* sequence, absl::Time now);
 
   Backend* backend_;
   SchedulerOptions options_;
   KvCache cache_;
-  Speculator speculator_;
+  std::map<std::string, Speculator> speculators_;
+  Speculator* speculator_ = nullptr;  // the one at work
   std::deque<SequencePtr> waiting_;
   std::vector<SequencePtr> running_;
   std::vector<SequenceSlot> free_slots_;

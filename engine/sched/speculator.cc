@@ -21,15 +21,16 @@ Speculator::Speculator(const SpecMode& mode, int max_sequences, int catch_up_row
       mtp_(mode.mtp),
       ngram_(mode.ngram),
       adaptive_(mode.adaptive),
-      replay_(mode.replay.has_value()),
+      replay_(mode.replay),
       catch_up_rows_(catch_up_rows),
       control_(mode.depth, max_sequences) {
   control_.ngram = Acceptance(kNgramPrior);
   drafters_.reserve(max_sequences);
 }
 
-Speculator::Track Speculator::Start() const {
+Speculator::Track Speculator::Start(absl::Span<const TokenId> ids) const {
   Track track;
+  if (replay_) track.replay = replay_->Find(ids);
   track.mtp = control_.mtp;
   track.ngram = control_.ngram;
   track.can_draft = mtp_;
@@ -55,6 +56,19 @@ void Speculator::PlanPrefill(SequencePlan* plan) const {
   if (mtp_) plan->mtp = adaptive_ ? MtpCare::kHold : MtpCare::kKeep;
 }
 
+// Recorded ids in place of the drafts that the backend holds; of its own, without an MTP layer, it holds none.
+void Speculator::Replace(absl::Span<const TokenId> ids, int room, Track* track, SequencePlan* plan) const {
+  const int drafts = std::min(mtp_ ? track->held : depth_, room - 1);
+  int count = 0;
+  while (count < drafts) {
+    const TokenId id = replay_->Draft(*track->replay, static_cast<int>(ids.size()) + count, count + 1);
+    if (id < 0) break;
+    track->replayed[count++] = id;
+  }
+  plan->drafts = absl::MakeConstSpan(track->replayed).first(static_cast<size_t>(count));
+  plan->drafts_max = count;
+}
+
 void Speculator::PlanDecode(absl::Span<const TokenId> ids, int room, Track* track, SequencePlan* plan) {
   track->by_ngram = false;
   plan->drafts_max = room - 1;
@@ -74,11 +88,8 @@ void Speculator::PlanDecode(absl::Span<const TokenId> ids, int room, Track* trac
       track->by_ngram = true;
     }
   }
-  if (!mtp_) {
-    if (replay_) plan->draft_depth = std::min(depth_, room - 1);
-    return;
-  }
-  if (!track->can_draft) return;
+  if (track->replay != nullptr) Replace(ids, room, track, plan);
+  if (!mtp_ || !track->can_draft) return;
   // Where the past repeats itself the next match is likely: an MTP draft would not be looked at.
   const int depth = track->by_ngram ? 0 : std::min(round_depth_, room - 1);
   const int fresh = 1 + depth_;

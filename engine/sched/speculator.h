@@ -6,7 +6,9 @@
 // Threads: one.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -28,8 +30,11 @@ class Speculator {
     int waiting = 0;  // entries that the MTP layer has not computed yet
     int held = 0;     // drafts that the backend holds
     bool by_ngram = false;
+    const ReplayRun* replay = nullptr;                  // what this sequence's drafts come from, if there is one
+    std::array<TokenId, kDraftDepthMax> replayed = {};  // of this round
   };
-  Track Start() const;
+  // For a sequence of these ids; the track is used with this speculator alone.
+  Track Start(absl::Span<const TokenId> ids) const;
 
   int depth_max() const { return depth_; }
 
@@ -45,8 +50,11 @@ class Speculator {
   void EndRound(const RoundResult& result, bool prefilled);
 
  private:
+  void Replace(absl::Span<const TokenId> ids, int room, Track* track, SequencePlan* plan) const;
+
   const int depth_;
-  const bool mtp_, ngram_, adaptive_, replay_;
+  const bool mtp_, ngram_, adaptive_;
+  const std::optional<Replay> replay_;
   const int catch_up_rows_;
   DepthControl control_;
   std::vector<const Acceptance*> drafters_;

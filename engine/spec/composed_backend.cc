@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,7 +30,16 @@ struct Sequence {
   bool can_draft = false;
   int mtp_position = kMtpFirstKey;
   HiddenPool::Queue waiting;
-  const ReplayRun* replay = nullptr;
+};
+
+class Stopwatch {
+ public:
+  double ms() const {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin_).count();
+  }
+
+ private:
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
 // A sequence's place in this round.
@@ -84,6 +94,7 @@ class ComposedBackend final : public Backend {
     parts_.reserve(options_.max_sequences);
     drafting_.reserve(options_.max_sequences);
     wanted_.reserve(rows_max);
+    experts_read_.resize(spec().trunk_layers());
     if (options_.mtp) {
       hidden_.resize(rows_max * hidden);
       mtp_hidden_.resize(rows_max * hidden);
@@ -113,7 +124,6 @@ class ComposedBackend final : public Backend {
     free_slots_.pop_back();
     sequence.can_draft = options_.mtp;
     sequence.mtp_position = kMtpFirstKey;
-    sequence.replay = options_.replay ? options_.replay->Find(start.ids) : nullptr;
     if (start.cached == 0) {
       blocks_->ZeroState(sequence.state);
       return absl::OkStatus();
@@ -139,12 +149,11 @@ class ComposedBackend final : public Backend {
   void ZeroPage(KvPage page) override { blocks_->ZeroPage(page); }
 
   absl::StatusOr<Ticket> Enqueue(const RoundPlan& plan) override {
-    const auto begin = std::chrono::steady_clock::now();
-    const auto milliseconds = [begin] {
-      return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-    };
+    const Stopwatch round;
     Arrange(plan);
     RunTrunk(*blocks_, {tokens_, positions_, groups_}, blocks_->residual());
+    for (int layer = 0; layer < spec().trunk_layers(); ++layer) experts_read_[layer] = blocks_->ExpertsRead(layer);
+    result_.experts_read = experts_read_;
     CheckPrefills();
     KeepHidden();
     for (Part& part : parts_) {
@@ -152,15 +161,12 @@ class ComposedBackend final : public Backend {
     }
     SampleAndAccept();
     SelectStates();
-    result_.verify_ms = milliseconds();
-    result_.mtp_rows = 0;
-    if (options_.mtp) {
-      FollowWithMtp();
-    } else if (options_.replay) {
-      DraftFromReplayAlone();
-    }
+    result_.verify_ms = round.ms();
+    result_.mtp_rows = result_.draft_steps = 0;
+    result_.steps_ms = 0;
+    if (options_.mtp) FollowWithMtp();
     for (Part& part : parts_) Report(part);
-    result_.device_ms = milliseconds();
+    result_.device_ms = round.ms();
     return ++ticket_;
   }
 
@@ -345,6 +351,7 @@ class ComposedBackend final : public Backend {
     TokenId id = -1;
     part.result->status = sampler_.Choose(sampler, part.plan->position + row + 1, logits, &id);
     if (!part.result->status.ok()) return false;
+    if (const TokenId forced = sampler.Forced(); forced >= 0) id = forced;
     if (params.logprobs) {
       sampler_.Logprobs(raw_logits_.data(), id, params.top_logprobs, &part.result->logprobs.emplace_back());
     }
@@ -464,8 +471,12 @@ class ComposedBackend final : public Backend {
   // drafting_: parts that want one more draft; wanted_: their rows.
   void Draft() {
     const int hidden = spec().hidden;
+    std::optional<Stopwatch> steps;  // from the first draft on
     for (int depth = 1; !drafting_.empty(); ++depth) {
       ChooseDrafts();
+      result_.draft_steps = depth;
+      if (steps) result_.steps_ms = steps->ms();
+      if (depth == 1) steps.emplace();
       // Deeper drafts read the MTP layer's own output in place of the trunk's.
       BeginMtp();
       size_t kept = 0;
@@ -511,25 +522,8 @@ class ComposedBackend final : public Backend {
         const int position = sequence.mtp_position - 1 + depth;
         TokenId id = -1;
         if (!sampler_.Choose(sequence.sampler, position, LogitsRow(i), &id).ok()) continue;
-        if (sequence.replay != nullptr) id = options_.replay->Draft(*sequence.replay, position, depth);
-        if (id < 0) continue;
         sequence.drafts.push_back(id);
         sequence.sampler.Commit(id);
-      }
-    }
-  }
-
-  // A model without an MTP layer: recorded drafts cost nothing.
-  void DraftFromReplayAlone() {
-    for (Part& part : parts_) {
-      Sequence& sequence = *part.sequence;
-      sequence.drafts.clear();
-      if (sequence.replay == nullptr || part.stopped || part.result->ids.empty()) continue;
-      const int next = static_cast<int>(part.plan->ids.size() + part.result->ids.size());
-      for (int depth = 1; depth <= part.plan->draft_depth; ++depth) {
-        const TokenId id = options_.replay->Draft(*sequence.replay, next + depth - 1, depth);
-        if (id < 0) break;
-        sequence.drafts.push_back(id);
       }
     }
   }
@@ -539,7 +533,7 @@ class ComposedBackend final : public Backend {
   void Report(Part& part) {
     SequenceResult& result = *part.result;
     const Sequence& sequence = *part.sequence;
-    result.can_draft = sequence.can_draft || sequence.replay != nullptr;
+    result.can_draft = sequence.can_draft;
     result.mtp_position = sequence.can_draft ? sequence.mtp_position : 0;
     result.drafts = sequence.drafts;
     if (absl::IsInternal(result.status)) Explain(part);
@@ -582,7 +576,7 @@ class ComposedBackend final : public Backend {
   std::vector<int32_t> positions_, mtp_positions_;
   std::vector<RowGroup> groups_, mtp_groups_;
   std::vector<StateSlot> states_;
-  std::vector<int> wanted_;
+  std::vector<int> wanted_, experts_read_;
   std::vector<float> hidden_, mtp_hidden_, draft_hidden_, head_hidden_, logits_, raw_logits_;
 };
 

@@ -11,12 +11,10 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
 #include "engine/backend/blocks.h"
-#include "engine/spec/replay.h"
 
 namespace gantry::engine {
 
@@ -28,8 +26,6 @@ struct ComposedOptions {
   int snapshots = 0;
   bool mtp = false;    // drafts by the model's MTP layer
   int vocab_used = 0;  // 0: all rows
-  // Replaces what the MTP layer drafted (or, without one, drafts for nothing).
-  std::optional<Replay> replay;
 };
 
 // What the blocks must be made with.

@@ -79,6 +79,7 @@ double DepthControl::Rate(int sequences, absl::Span<const Acceptance* const> dra
 }
 
 int DepthControl::Choose(int sequences, absl::Span<const Acceptance* const> drafters) {
+  probe_ms_ = balance_ms_ / 4;
   if (drafters.empty() || depth_max_ == 0 || !solvent() || verify_[sequences].count < kPlainRounds) return 0;
   const double plain = Rate(sequences, drafters, 0);
   int best = 0;
@@ -115,7 +116,7 @@ int DepthControl::WorthVerifying(int sequences, int rows, int drafts, const Acce
   return best;
 }
 
-bool DepthControl::WorthCatchingUp(int sequences, int mtp_rows, int tokens, const Acceptance& acceptance) const {
+bool DepthControl::WorthCatchingUp(int sequences, int mtp_rows, int tokens, const Acceptance& acceptance) {
   if (!solvent()) return false;
   const double row_ms = mtp_row_.count > 0 ? mtp_row_.ms : kMtpShare * VerifyMs(1);
   const double cost = row_ms * mtp_rows;
@@ -125,8 +126,11 @@ bool DepthControl::WorthCatchingUp(int sequences, int mtp_rows, int tokens, cons
     const double drafted = (VerifyMs(sequences * (1 + depth)) + MtpMs(sequences, depth)) / sequences;
     gain = std::max(gain, plain - drafted / (1 + acceptance.Expected(depth)));
   }
-  // A probe needs some entries too: it may cost a quarter of what there is to lose.
-  return cost < 0.5 * gain * tokens || (probing_ && cost < balance_ms_ / 4);
+  if (cost < 0.5 * gain * tokens) return true;
+  // A probe needs some entries too: they may cost a quarter of what there is to lose.
+  if (!probing_ || cost >= probe_ms_) return false;
+  probe_ms_ -= cost;
+  return true;
 }
 
 void DepthControl::Observe(const Round& round) {
@@ -140,9 +144,10 @@ void DepthControl::Observe(const Round& round) {
   const double took = round.verify_ms + round.mtp_ms;
   if (verify_[round.sequences].count < kPlainRounds) return;
   const bool first = full_ms_ == 0;
-  full_ms_ = kBalanceRounds * VerifyMs(round.sequences);
+  const int shares = std::min(round.sequences, kStakeShares);
+  full_ms_ = kBalanceRounds / shares * VerifyMs(round.sequences);
   if (first) balance_ms_ = full_ms_;
-  balance_ms_ += kStake * took;
+  balance_ms_ += kStake / shares * took;
   if (round.rows > round.sequences || round.mtp_rows > 0) {
     balance_ms_ += round.tokens * PlainMsPerToken(round.sequences) - took;
   }

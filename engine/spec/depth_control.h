@@ -9,7 +9,8 @@
 // round of decoding pays in kStake of its time, every round that speculates is charged what it took beyond what its
 // tokens would have taken without. While the balance is spent, nothing speculates; when it is full, a depth that looks
 // like a loss may be tried again. Speculation therefore costs at most kStake of the time (and kBalanceRounds rounds
-// once).
+// once). One round of many sequences tells as much as many rounds of one: both are divided by their number, up to
+// kStakeShares, so that a large batch, which has the least to gain, pays next to nothing for knowing that.
 //
 // Threads: one. Nothing allocates after construction.
 #pragma once
@@ -42,6 +43,7 @@ class DepthControl {
  public:
   static constexpr double kStake = 0.015;
   static constexpr double kBalanceRounds = 16;
+  static constexpr int kStakeShares = 8;
   // A depth is worth its risk when its rate is this much better than without.
   static constexpr double kMargin = 1.02;
 
@@ -65,8 +67,9 @@ class DepthControl {
   int Choose(int sequences, absl::Span<const Acceptance* const> drafters);
   // How many of `drafts` that cost nothing to make are worth verifying beside `rows` others.
   int WorthVerifying(int sequences, int rows, int drafts, const Acceptance& acceptance) const;
-  // Whether a sequence that will write `tokens` more ids should pay for `mtp_rows` entries of the MTP layer.
-  bool WorthCatchingUp(int sequences, int mtp_rows, int tokens, const Acceptance& acceptance) const;
+  // Whether a sequence that will write `tokens` more ids should pay for `mtp_rows` entries of the MTP layer. What one
+  // round pays for probes counts together.
+  bool WorthCatchingUp(int sequences, int mtp_rows, int tokens, const Acceptance& acceptance);
   // Speculation of any kind is allowed.
   bool solvent() const { return balance_ms_ > 0; }
 
@@ -90,6 +93,7 @@ class DepthControl {
   Mean mtp_row_;              // one entry of the MTP layer in a large catch-up
   double balance_ms_ = 0, full_ms_ = 0;
   bool probing_ = false;
+  double probe_ms_ = 0;  // what this round may still spend on entries of the MTP layer for a probe
 };
 
 }  // namespace gantry::engine

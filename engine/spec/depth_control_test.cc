@@ -100,6 +100,36 @@ TEST(DepthControlTest, ComesBackWhenTheTextBecomesPredictable) {
   EXPECT_GT(Simulate(control, {1.0, 0.1, 0.1, 0.9}, 1, 1000, random).mean_depth, 2);
 }
 
+TEST(DepthControlTest, ALargeBatchPaysNextToNothingToKnowThatDraftsDoNotPay) {
+  std::mt19937 random(4);
+  for (const int sequences : {8, 32}) {
+    DepthControl control(kDraftDepthMax, 32);
+    const Outcome useless = Simulate(control, {1.0, 0.8, 0.1, 0.1}, sequences, 2000, random);
+    EXPECT_LT(useless.ms_per_token, 1.005 * useless.plain_ms_per_token) << sequences;
+    // And still it learns when they do.
+    Simulate(control, {1.0, 0.05, 0.1, 0.9}, sequences, 3000, random);
+    EXPECT_GT(Simulate(control, {1.0, 0.05, 0.1, 0.9}, sequences, 500, random).mean_depth, 1) << sequences;
+  }
+}
+
+// Thirty-two long prompts whose MTP entries wait: a probe is for some of them.
+TEST(DepthControlTest, AProbeDoesNotCatchUpWithEverySequence) {
+  DepthControl control(kDraftDepthMax, 32);
+  const Acceptance hopeless(0.01);
+  const std::vector<const Acceptance*> drafters(32, &hopeless);
+  int depth = 0;
+  for (int round = 0; round < 10 && depth == 0; ++round) {
+    depth = control.Choose(32, drafters);
+    if (depth == 0) control.Observe({.sequences = 32, .rows = 32, .tokens = 32, .verify_ms = 10});
+  }
+  ASSERT_EQ(depth, 1);
+  int caught_up = 0;
+  for (int i = 0; i < 32; ++i) caught_up += control.WorthCatchingUp(32, 10, 500, hopeless);
+  EXPECT_GE(caught_up, 1);
+  // Two rounds' time can be lost, a quarter of it to entries; an entry costs 0.15 of a row alone until measured.
+  EXPECT_LE(caught_up, 8);
+}
+
 TEST(AcceptanceTest, ExpectedIsTheSumOfWholePrefixes) {
   Acceptance acceptance(0.5);
   EXPECT_DOUBLE_EQ(acceptance.Expected(0), 0);

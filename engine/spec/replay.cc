@@ -70,11 +70,13 @@ Replay::Replay(std::vector<ReplayRun> runs, std::vector<double> accept) : runs_(
 }
 
 const ReplayRun* Replay::Find(absl::Span<const TokenId> ids) const {
-  const auto starts_with = [ids](const ReplayRun& run) {
-    return ids.size() >= run.prompt.size() && std::equal(run.prompt.begin(), run.prompt.end(), ids.begin());
-  };
-  const auto found = std::find_if(runs_.begin(), runs_.end(), starts_with);
-  return found == runs_.end() ? nullptr : &*found;
+  const ReplayRun* found = nullptr;
+  for (const ReplayRun& run : runs_) {
+    const bool starts =
+        ids.size() >= run.prompt.size() && std::equal(run.prompt.begin(), run.prompt.end(), ids.begin());
+    if (starts && (found == nullptr || run.prompt.size() > found->prompt.size())) found = &run;
+  }
+  return found;
 }
 
 TokenId Replay::Draft(const ReplayRun& run, int position, int depth) const {

@@ -27,7 +27,7 @@ class Replay {
   Replay(std::vector<ReplayRun> runs, std::vector<double> accept);
 
   int depth() const { return static_cast<int>(given_.size()); }
-  // The run whose prompt `ids` starts with; null when there is none.
+  // The run whose prompt `ids` starts with, the longest of several; null when there is none.
   const ReplayRun* Find(absl::Span<const TokenId> ids) const;
   // The draft at `depth` (from 1) for an absolute position of the run; -1 beyond its end.
   TokenId Draft(const ReplayRun& run, int position, int depth) const;

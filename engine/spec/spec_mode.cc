@@ -10,6 +10,7 @@ namespace gantry::engine {
 
 absl::StatusOr<SpecMode> SpecMode::Parse(absl::string_view text, bool has_mtp) {
   SpecMode mode;
+  mode.name = std::string(text);
   if (text == "off") return mode;
   if (text == "auto") {
     mode.depth = kDraftDepthMax;

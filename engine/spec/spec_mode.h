@@ -11,11 +11,12 @@
 namespace gantry::engine {
 
 struct SpecMode {
-  int depth = 0;          // ids of one sequence verified beside the first, at most
-  bool mtp = false;       // drafts by the MTP layer
-  bool ngram = false;     // drafts from the sequence's own past, where its end occurred before
-  bool adaptive = false;  // depth and drafter by measured acceptance and cost, down to none
-  std::optional<Replay> replay;
+  std::string name;              // as it was asked for
+  int depth = 0;                 // ids of one sequence verified beside the first, at most
+  bool mtp = false;              // drafts by the MTP layer
+  bool ngram = false;            // drafts from the sequence's own past, where its end occurred before
+  bool adaptive = false;         // depth and drafter by measured acceptance and cost, down to none
+  std::optional<Replay> replay;  // drafts are these in place of those that the MTP layer makes, or come for nothing
 
   // "off" | "auto" | "mtp:K" | "ngram" | "ngram:K" | "ngram+mtp:K" | "replay:FILE,accept=P1/P2/...", K in [1, 5].
   // INVALID_ARGUMENT for anything else, and for MTP in a model without that layer.

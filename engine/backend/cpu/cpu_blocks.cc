@@ -143,6 +143,7 @@ class CpuBlocks final : public Blocks {
     }
   }
   void SetRouting(RoutingTape* tape) override { tape_ = tape; }
+  int ExpertsRead(int layer) const override { return layers_[layer].ffn->experts_read(); }
 
  private:
   struct Layer {

@@ -203,6 +203,7 @@ void FeedForward::Group(int rows) {
     b.begin[e + 1] += b.begin[e];
     b.cursor[e] = b.begin[e];
   }
+  if (mixture_) experts_read_ = static_cast<int>(b.active.size()) - (has_shared_ ? 1 : 0);
   for (int i = 0; i < choices; ++i) {
     const int place = b.place[i] = b.cursor[b.expert[i]]++;
     const int row = i / choices_;

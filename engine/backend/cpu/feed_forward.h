@@ -39,6 +39,8 @@ class FeedForward {
   void Bind();
   // Reads step.normed, writes io.delta. `tape`: see Blocks::SetRouting; this is layer `layer` of it.
   void Run(const StepBatch& batch, RoutingTape* tape, int layer, Residual io);
+  // Of the last Run; see Blocks::ExpertsRead.
+  int experts_read() const { return experts_read_; }
 
  private:
   struct SwiGlu {
@@ -59,6 +61,7 @@ class FeedForward {
   bool mixture_ = false, has_shared_ = false;
   int experts_ = 1;  // the shared one included, last
   int choices_ = 1;  // of each row
+  int experts_read_ = 0;
   Weight router_, shared_gate_;
   std::vector<SwiGlu> expert_weights_;
   SwiGlu shared_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -132,6 +133,7 @@ class ReferenceBlocks final : public Blocks {
 
   void Ffn(int layer, const StepBatch& batch, Residual io) override {
     const LayerWeights& weights = model_->layer(layer);
+    caches_[layer].experts_read.clear();
     for (int row = 0; row < batch.rows(); ++row) {
       const std::vector<float> n = AddAndNorm(row, weights.ffn_norm, io);
       std::vector<float> out;
@@ -141,7 +143,9 @@ class ReferenceBlocks final : public Blocks {
         const auto& moe = std::get<MixtureOfExpertsSpec>(spec().layer(layer).ffn);
         const auto& mixture = std::get<MixtureOfExpertsWeights>(weights.ffn);
         const std::vector<float> router = MatVec(mixture.router, n.data());
-        out = Experts(moe, mixture, router, Choose(moe, router, layer, batch.positions[row]), n.data());
+        const std::vector<int> chosen = Choose(moe, router, layer, batch.positions[row]);
+        caches_[layer].experts_read.insert(chosen.begin(), chosen.end());
+        out = Experts(moe, mixture, router, chosen, n.data());
       }
       SetDelta(row, out, io);
     }
@@ -208,9 +212,11 @@ class ReferenceBlocks final : public Blocks {
     }
   }
   void SetRouting(RoutingTape* tape) override { tape_ = tape; }
+  int ExpertsRead(int layer) const override { return static_cast<int>(caches_[layer].experts_read.size()); }
 
  private:
   struct LayerCache {
+    std::set<int> experts_read;          // by the last Ffn
     int kv_row = 0;                      // kv_heads * head_dim
     std::vector<float> keys, values;     // [pages, 64, kv_heads, head_dim]; keys after norm and RoPE
     size_t state_size = 0;               // value_heads * key_dim * value_dim
