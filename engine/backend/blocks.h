@@ -19,6 +19,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "engine/backend/kv_type.h"
@@ -120,6 +121,11 @@ class Blocks {
   virtual void CopyState(StateSlot from, StateSlot to) = 0;
   // Whether x + delta is finite in all of these rows.
   virtual bool RowsAreFinite(Residual in, int first_row, int rows) const = 0;
+
+  // The threads that the blocks run on, for host work between blocks: body(index, thread) for every index in
+  // [0, count), thread in [0, threads()). Bodies write only to places that their index or thread owns.
+  virtual int threads() const = 0;
+  virtual void ParallelFor(int count, absl::FunctionRef<void(int index, int thread)> body) = 0;
 
   // Forgets what a failed sequence left in a page.
   virtual void ZeroPage(KvPage page) = 0;

@@ -69,7 +69,13 @@ int main(int argc, char** argv) {
   generate_command->add_flag("--json", generate.json, R"(Print {"tokens":[...],"text":...,"stats":{...}})");
 
   BenchOptions bench;
-  CLI::App* bench_command = app.add_subcommand("bench", "Prompt and decode speed");
+  CLI::App* bench_command = app.add_subcommand(
+      "bench",
+      "Prompt and decode speed, against what the machine allows. A row is one way of speculating, one batch and one "
+      "context; rows take turns in every run. Rows without speculation are held against the bytes of the experts that "
+      "they really read and against int8 products: the smaller limit binds, but a model that lies in the caches is "
+      "bound by neither, and float weights multiply slower than int8. Rows with speculation are held against an ideal "
+      "made of measured times: plain rounds, rounds that verify drafts made for nothing, and draft steps are run too");
   add_common(bench_command);
   bench_command->add_option("--batch", bench.batches, "Sequences at once")->delimiter(',')->capture_default_str();
   bench_command
@@ -79,12 +85,16 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   bench_command->add_option("--decode-tokens", bench.decode_tokens, "Tokens to generate in each sequence")
       ->capture_default_str();
-  bench_command->add_option("--spec", bench.specs, "Speculation: off, auto, mtp:K, ngram, replay:FILE,accept=P1/P2/...")
+  bench_command
+      ->add_option(
+          "--spec", bench.specs,
+          "Speculation: off, auto, mtp:K, ngram, replay:FILE,accept=P1/P2/... (drafts from the outputs of "
+          "--record with the same text and contexts, right in those shares, at the real cost of the MTP layer)")
       ->delimiter(',')
       ->capture_default_str();
   bench_command->add_option("--text", bench.text,
                             "File with the text that is prompt and, forced token by token, what follows it; without "
-                            "it a built-in passage of 4,000 characters, which begins again where a row needs more");
+                            "it a built-in passage of 3,700 characters, which begins again where a row needs more");
   bench_command->add_flag("--free", bench.free,
                           "Let the model write what follows the prompt. Forced is the default because rows, models "
                           "and machines then decode the same tokens: a small or random model left alone soon repeats "

@@ -11,7 +11,7 @@
 // penalties, temperature, top_k, top_p, min_p, choice. Logprobs are of the raw distribution, after the padding mask and
 // before all else.
 //
-// Threads: a Sampler belongs to one thread; a SequenceSampler is used with it on that thread. Choose does not allocate.
+// Threads: a Sampler belongs to one thread; a SequenceSampler is used with one at a time. Choose does not allocate.
 #pragma once
 
 #include <cstdint>

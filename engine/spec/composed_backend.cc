@@ -72,7 +72,6 @@ class ComposedBackend final : public Backend {
       : blocks_(std::move(blocks)),
         options_(std::move(options)),
         recurrent_(blocks_->costs().state_slot_bytes > 0),
-        sampler_(blocks_->spec().vocab_rows, vocab_used),
         sequences_(options_.max_sequences),
         results_(options_.max_sequences),
         hidden_pool_(options_.max_sequences, HiddenBlocks(), options_.mtp ? blocks_->spec().hidden : 0) {
@@ -103,7 +102,11 @@ class ComposedBackend final : public Backend {
     draft_hidden_.resize(static_cast<size_t>(options_.max_sequences) * hidden);
     logits_.resize(static_cast<size_t>(blocks_->limits().max_head_rows) * spec().vocab_rows);
     head_hidden_.resize(static_cast<size_t>(blocks_->limits().max_head_rows) * hidden);
-    raw_logits_.resize(spec().vocab_rows);
+    samplers_.reserve(blocks_->threads());
+    for (int i = 0; i < blocks_->threads(); ++i) samplers_.emplace_back(spec().vocab_rows, vocab_used);
+    raw_logits_.resize(samplers_.size() * spec().vocab_rows);
+    turns_.reserve(blocks_->limits().max_head_rows);
+    choices_.resize(blocks_->limits().max_head_rows);
   }
 
   const ModelSpec& spec() const override { return blocks_->spec(); }
@@ -292,8 +295,9 @@ class ComposedBackend final : public Backend {
       std::iota(wanted_.begin(), wanted_.end(), part.first_row + begin);
       blocks_->Head(Blocks::HeadOf::kTrunk, wanted_, blocks_->residual(), head_hidden_.data(), logits_.data());
       for (int row = begin; row < end; ++row) {
-        sampler_.Logprobs(LogitsRow(row - begin), part.plan->ids[part.plan->position + row + 1],
-                          part.sequence->sampler.params().top_logprobs, &part.result->prompt_logprobs.emplace_back());
+        samplers_[0].Logprobs(LogitsRow(row - begin), part.plan->ids[part.plan->position + row + 1],
+                              part.sequence->sampler.params().top_logprobs,
+                              &part.result->prompt_logprobs.emplace_back());
       }
     }
   }
@@ -317,10 +321,19 @@ class ComposedBackend final : public Backend {
     for (size_t begin = 0; begin < wanted.size(); begin += portion) {
       const auto rows = wanted.subspan(begin, portion);
       blocks_->Head(Blocks::HeadOf::kTrunk, rows, blocks_->residual(), head_hidden_.data(), logits_.data());
+      turns_.clear();
       for (size_t i = 0; i < rows.size(); ++i) {
         while (rows[i] >= part->first_row + part->rows) ++part;
-        TakeRow(*part, rows[i] - part->first_row, LogitsRow(i));
+        if (turns_.empty() || turns_.back().part != &*part) turns_.push_back({&*part, i, 0});
+        ++turns_.back().count;
       }
+      // One sequence's rows are taken one after the other, those of different ones at once.
+      blocks_->ParallelFor(static_cast<int>(turns_.size()), [&](int index, int thread) {
+        const Turn& turn = turns_[index];
+        for (size_t i = turn.first; i < turn.first + turn.count; ++i) {
+          TakeRow(*turn.part, rows[i] - turn.part->first_row, LogitsRow(i), thread);
+        }
+      });
     }
     for (Part& ended : parts_) {
       if (ended.decodes()) ended.result->drafted = ended.drafted;
@@ -328,10 +341,10 @@ class ComposedBackend final : public Backend {
   }
 
   // Row by row: the choice after it, as long as the row's own input was chosen.
-  void TakeRow(Part& part, int row, float* logits) {
+  void TakeRow(Part& part, int row, float* logits, int thread) {
     SequenceResult& result = *part.result;
     if (!part.decodes()) {
-      Commit(part, row, logits);
+      Commit(part, row, logits, thread);
       return;
     }
     if (part.kept_rows != row || part.stopped || !result.status.ok()) return;
@@ -340,20 +353,21 @@ class ComposedBackend final : public Backend {
       if (static_cast<int>(result.ids.size()) >= part.plan->max_new_ids) return;
       ++result.accepted;
     }
-    if (Commit(part, row, logits)) part.kept_rows = row + 1;
+    if (Commit(part, row, logits, thread)) part.kept_rows = row + 1;
   }
 
   // Chooses the id after `row` and commits it; false when the sequence failed.
-  bool Commit(Part& part, int row, float* logits) {
+  bool Commit(Part& part, int row, float* logits, int thread) {
+    float* raw_logits = raw_logits_.data() + static_cast<size_t>(thread) * spec().vocab_rows;
     SequenceSampler& sampler = part.sequence->sampler;
     const SamplingParams& params = sampler.params();
-    if (params.logprobs) std::copy_n(logits, spec().vocab_rows, raw_logits_.begin());
+    if (params.logprobs) std::copy_n(logits, spec().vocab_rows, raw_logits);
     TokenId id = -1;
-    part.result->status = sampler_.Choose(sampler, part.plan->position + row + 1, logits, &id);
+    part.result->status = samplers_[thread].Choose(sampler, part.plan->position + row + 1, logits, &id);
     if (!part.result->status.ok()) return false;
     if (const TokenId forced = sampler.Forced(); forced >= 0) id = forced;
     if (params.logprobs) {
-      sampler_.Logprobs(raw_logits_.data(), id, params.top_logprobs, &part.result->logprobs.emplace_back());
+      samplers_[thread].Logprobs(raw_logits, id, params.top_logprobs, &part.result->logprobs.emplace_back());
     }
     sampler.Commit(id);
     part.result->ids.push_back(id);
@@ -515,13 +529,16 @@ class ComposedBackend final : public Backend {
       const auto rows = wanted.subspan(begin, portion);
       blocks_->Head(Blocks::HeadOf::kMtp, rows, blocks_->residual(), draft_hidden_.data() + begin * spec().hidden,
                     logits_.data());
+      blocks_->ParallelFor(static_cast<int>(rows.size()), [&](int i, int thread) {
+        const Sequence& sequence = *drafting_[begin + i]->sequence;
+        const int position = sequence.mtp_position + static_cast<int>(sequence.drafts.size());
+        const absl::Status chosen = samplers_[thread].Choose(sequence.sampler, position, LogitsRow(i), &choices_[i]);
+        if (!chosen.ok()) choices_[i] = -1;
+      });
       for (size_t i = 0; i < rows.size(); ++i) {
-        Part& part = *drafting_[begin + i];
-        Sequence& sequence = *part.sequence;
-        const int depth = static_cast<int>(sequence.drafts.size()) + 1;
-        const int position = sequence.mtp_position - 1 + depth;
-        TokenId id = -1;
-        if (!sampler_.Choose(sequence.sampler, position, LogitsRow(i), &id).ok()) continue;
+        Sequence& sequence = *drafting_[begin + i]->sequence;
+        const TokenId id = choices_[i];
+        if (id < 0) continue;
         sequence.drafts.push_back(id);
         sequence.sampler.Commit(id);
       }
@@ -560,7 +577,7 @@ class ComposedBackend final : public Backend {
   std::unique_ptr<Blocks> blocks_;
   const ComposedOptions options_;
   const bool recurrent_;
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // one for each thread
   std::vector<Sequence> sequences_;
   std::vector<SequenceResult> results_;
   std::vector<StateSlot> free_slots_;
@@ -576,6 +593,12 @@ class ComposedBackend final : public Backend {
   std::vector<int32_t> positions_, mtp_positions_;
   std::vector<RowGroup> groups_, mtp_groups_;
   std::vector<StateSlot> states_;
+  struct Turn {
+    Part* part;
+    size_t first, count;  // of its rows among those with logits
+  };
+  std::vector<Turn> turns_;
+  std::vector<TokenId> choices_;
   std::vector<int> wanted_, experts_read_;
   std::vector<float> hidden_, mtp_hidden_, draft_hidden_, head_hidden_, logits_, raw_logits_;
 };

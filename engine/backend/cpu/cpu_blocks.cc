@@ -137,6 +137,11 @@ class CpuBlocks final : public Blocks {
     return HostRowsAreFinite(in, spec().hidden, first_row, rows);
   }
 
+  int threads() const override { return step_.pool.threads(); }
+  void ParallelFor(int count, absl::FunctionRef<void(int index, int thread)> body) override {
+    step_.pool.ParallelFor(count, [&](int64_t index, int thread) { body(static_cast<int>(index), thread); });
+  }
+
   void ZeroPage(KvPage page) override {
     for (Layer& layer : layers_) {
       if (layer.attention != nullptr) layer.attention->ZeroPage(page);

@@ -156,6 +156,9 @@ void UnpackQ6K(const uint8_t* in, int r, uint8_t* out) {
 // Returns the type of the file's block.
 DType UnpackBlock(PackedType type, const uint8_t* in, int r, uint8_t* out) {
   switch (type) {
+    case PackedType::kBF16:
+      std::memcpy(out, in + 4 * r, 4);
+      return DType::kBF16;
     case PackedType::kQ8_0:
       UnpackQ8_0(in, r, out);
       return DType::kQ8_0;

@@ -204,6 +204,10 @@ class ReferenceBlocks final : public Blocks {
   bool RowsAreFinite(Residual in, int first_row, int rows) const override {
     return HostRowsAreFinite(in, spec().hidden, first_row, rows);
   }
+  int threads() const override { return 1; }
+  void ParallelFor(int count, absl::FunctionRef<void(int index, int thread)> body) override {
+    for (int i = 0; i < count; ++i) body(i, 0);
+  }
   void ZeroPage(KvPage page) override {
     for (LayerCache& cache : caches_) {
       const size_t size = static_cast<size_t>(kKvPageTokens) * cache.kv_row;
