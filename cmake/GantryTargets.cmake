@@ -4,7 +4,7 @@
 #   gantry_test(NAME engine_text_test SOURCES a_test.cc DEPS engine_text [LABELS long] [TIMEOUT seconds])
 #   gantry_long_test(NAME engine_text_long_test OF engine_text_test CASES "Tokenizer.*" TIMEOUT seconds)
 #   gantry_binary(NAME gantry-engine SOURCES main.cc DEPS ...)
-#   gantry_fuzzer(NAME json_fuzzer SOURCES json_fuzzer.cc DEPS ...)     (built by clang only)
+#   gantry_fuzzer(NAME json_fuzzer SOURCES json_fuzzer.cc DEPS ...)     (built by clang only; `./dev fuzz`)
 #
 # Library NAME is the folder's path with underscores. Includes are written from the repository root.
 
