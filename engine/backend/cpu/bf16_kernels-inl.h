@@ -6,7 +6,6 @@
 //   Pair                     two bfloat16 for all rows: Load(const uint16_t*)
 //   Sums                     16 float: Zero(), Dot(sums, Pairs, Pair) by the contract, Store(p, rows)
 //   kFlushes                 the product itself takes and gives zero for denormals; else the processor is told to
-//   PrefetchBytes(p)         of a stream that is read once
 //
 // Only static functions and C headers here, as in kernels-inl.h.
 
@@ -33,7 +32,7 @@ static void Bf16Tile(const uint8_t* w, int64_t panel_bytes, int64_t pairs, const
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       v[p] = Pairs::Load(w + p * panel_bytes);
-      if (X == 1) PrefetchBytes(ahead + p * panel_bytes);
+      if (X == 1) __builtin_prefetch(ahead + p * panel_bytes, 0, 0);  // read once: no cache keeps it
     }
 #pragma GCC unroll 8
     for (int n = 0; n < X; ++n) {
@@ -102,6 +101,7 @@ static void Bf16MatMul(const PackedView& w, int64_t begin, int64_t end, const Ac
 #endif
 }
 
+// FloatToBf16 (engine/base/numeric.h), for this file's instruction set alone.
 static void RoundToBf16(const float* x, int64_t n, uint16_t* out) {
   for (int64_t i = 0; i < n; ++i) {
     uint32_t bits;

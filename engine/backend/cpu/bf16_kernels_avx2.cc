@@ -50,10 +50,6 @@ struct Sums {
   }
 };
 
-inline void PrefetchBytes(const uint8_t* p) {
-  _mm_prefetch((const char*)p, _MM_HINT_NTA);
-}
-
 #include "engine/backend/cpu/bf16_kernels-inl.h"
 
 }  // namespace

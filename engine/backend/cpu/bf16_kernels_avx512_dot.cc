@@ -33,10 +33,6 @@ struct Sums {
   void Store(float* p, int rows) const { _mm512_mask_storeu_ps(p, (__mmask16)((1u << rows) - 1), lanes); }
 };
 
-inline void PrefetchBytes(const uint8_t* p) {
-  _mm_prefetch((const char*)p, _MM_HINT_NTA);
-}
-
 #include "engine/backend/cpu/bf16_kernels-inl.h"
 
 }  // namespace

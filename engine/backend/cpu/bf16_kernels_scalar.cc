@@ -7,18 +7,13 @@
 #include <xmmintrin.h>
 #endif
 
+#include "engine/base/numeric.h"
+
 namespace gantry::engine::cpu {
 namespace {
 
 constexpr int kTilePanels = 1, kTileRows = 2, kTilePanelsOne = 1;
 constexpr bool kFlushes = false;
-
-float Widen(uint16_t bits) {
-  const uint32_t wide = (uint32_t)bits << 16;
-  float value;
-  memcpy(&value, &wide, sizeof(value));
-  return value;
-}
 
 struct Pairs {
   uint16_t of[16][2];
@@ -30,7 +25,7 @@ struct Pairs {
 };
 struct Pair {
   float even, odd;
-  static Pair Load(const uint16_t* p) { return {Widen(p[0]), Widen(p[1])}; }
+  static Pair Load(const uint16_t* p) { return {Bf16ToFloat(p[0]), Bf16ToFloat(p[1])}; }
 };
 struct Sums {
   float lanes[16];
@@ -38,14 +33,12 @@ struct Sums {
   static Sums Dot(const Sums& sums, const Pairs& w, const Pair& x) {
     Sums out;
     for (int r = 0; r < 16; ++r) {
-      out.lanes[r] = fmaf(Widen(w.of[r][0]), x.even, fmaf(Widen(w.of[r][1]), x.odd, sums.lanes[r]));
+      out.lanes[r] = fmaf(Bf16ToFloat(w.of[r][0]), x.even, fmaf(Bf16ToFloat(w.of[r][1]), x.odd, sums.lanes[r]));
     }
     return out;
   }
   void Store(float* p, int rows) const { memcpy(p, lanes, sizeof(float) * rows); }
 };
-
-void PrefetchBytes(const uint8_t*) {}
 
 #include "engine/backend/cpu/bf16_kernels-inl.h"
 

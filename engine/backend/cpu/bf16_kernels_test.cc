@@ -10,6 +10,7 @@
 
 #include "engine/backend/cpu/packed_matrix.h"
 #include "engine/base/aligned_buffer.h"
+#include "engine/base/numeric.h"
 
 namespace gantry::engine::cpu {
 namespace {
@@ -23,10 +24,6 @@ std::vector<const Bf16Kernels*> Paths() {
   if (__builtin_cpu_supports("avx512bf16")) paths.push_back(&Avx512DotBf16Kernels());
 #endif
   return paths;
-}
-
-float Widen(uint16_t bits) {
-  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
 }
 
 struct Case {
@@ -83,7 +80,7 @@ TEST(Bf16KernelsTest, ProductsAreWithinTheContractAndHaveTheSameBitsOnEveryPath)
             double exact = 0, magnitude = 0;
             for (int64_t c = 0; c < columns; ++c) {
               const double product =
-                  static_cast<double>(Widen(shape.w[r * columns + c])) * Widen(shape.x[i * columns + c]);
+                  static_cast<double>(Bf16ToFloat(shape.w[r * columns + c])) * Bf16ToFloat(shape.x[i * columns + c]);
               exact += product;
               magnitude += std::abs(product);
             }

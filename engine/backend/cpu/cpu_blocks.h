@@ -1,6 +1,5 @@
 // The CPU backend: threads, SIMD, weights as stored (block types multiplied in int8, BF16 with activations in
-// bfloat16), other activations in float32, a KV cache
-// of float32, float16 or int8, float32 states.
+// bfloat16), other activations in float32, a KV cache of float32, float16 or int8, float32 states.
 //
 // Numerics. Each part has an accumulation contract, obeyed bit for bit by every kernel (scalar, AVX2, AVX-512; one row
 // or many; any number of threads): kernels.h for floats, norms, softmax and the delta net, int8_kernels.h for

@@ -142,12 +142,8 @@ void FeedForward::Choose(const StepBatch& batch, RoutingTape* tape, int layer) {
     std::fill_n(b.weight.begin(), rows, 1.0f);
     return;
   }
-  if (shared_gate_.empty()) {
-    step_.MatMul({{router_, step_.normed, b.router.pointers()}}, rows);
-  } else {
-    step_.MatMul({{router_, step_.normed, b.router.pointers()}, {shared_gate_, step_.normed, b.shared.pointers()}},
-                 rows);
-  }
+  // Without a shared gate its product has no items.
+  step_.MatMul({{router_, step_.normed, b.router.pointers()}, {shared_gate_, step_.normed, b.shared.pointers()}}, rows);
   step_.pool.ParallelFor(rows, [&](int64_t row, int thread) {
     int* chosen = &b.expert[row * choices_];
     absl::Span<int> taped;

@@ -14,7 +14,6 @@
 //     Zero(), FromHalf(p), Set(float), Mul, Fma(a, b, c) = a * b + c, Store(p, rows)
 //   LargestBits(x, n)             max of the bits of |x|, n a multiple of 16
 //   Quantize16(x, inverse, q)     q = nearest even of x * inverse, 16 of them; returns their sum
-//   PrefetchBytes(p)              of a stream that is read once
 //
 // Only static functions and C headers here, as in kernels-inl.h.
 //
@@ -29,10 +28,12 @@ static constexpr int kPrefetchAhead = 4096;
 struct Stream {
   const uint8_t* end;
   const uint8_t* next;
-  // What will be read after another kPrefetchAhead bytes.
-  inline const uint8_t* Ahead(const uint8_t* p) const {
+  // Asks for the `bytes` that will be read kPrefetchAhead bytes after those at p. They are read once: no cache keeps
+  // them.
+  inline void Prefetch(const uint8_t* p, int bytes) const {
     const uint8_t* ahead = p + kPrefetchAhead;
-    return ahead < end ? ahead : next + (ahead - end);
+    if (ahead >= end) ahead = next + (ahead - end);
+    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(ahead + at, 0, 0);
   }
 };
 
@@ -75,10 +76,7 @@ static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    if (X == 1) {
-      const uint8_t* ahead = stream.Ahead(w);
-      for (int at = 0; at < P * Layout::kBlockBytes; at += 64) PrefetchBytes(ahead + at);
-    }
+    if (X == 1) stream.Prefetch(w, P * Layout::kBlockBytes);
     Ints acc[P][X];
 #pragma GCC unroll 8
     for (int n = 0; n < X; ++n) {
@@ -212,10 +210,7 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    if (X == 1) {
-      const uint8_t* ahead = stream.Ahead(w);
-      for (int at = 0; at < P * Layout::kBlockBytes; at += 64) PrefetchBytes(ahead + at);
-    }
+    if (X == 1) stream.Prefetch(w, P * Layout::kBlockBytes);
     uint8_t scales[P][128], minima[P][128];
     Ints products[P][X];
 #pragma GCC unroll 8

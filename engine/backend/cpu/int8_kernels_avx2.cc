@@ -140,9 +140,6 @@ inline int Quantize16(const float* x, float inverse, int8_t* q) {
   _mm_storeu_si128((__m128i*)q, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
   return _mm_cvtsi128_si32(Fold(_mm256_add_epi32(low, high), [](__m128i a, __m128i b) { return _mm_add_epi32(a, b); }));
 }
-inline void PrefetchBytes(const uint8_t* p) {
-  _mm_prefetch((const char*)p, _MM_HINT_NTA);
-}
 
 #include "engine/backend/cpu/int8_kernels-inl.h"
 

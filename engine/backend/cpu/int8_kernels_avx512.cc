@@ -85,9 +85,6 @@ inline int Quantize16(const float* x, float inverse, int8_t* q) {
   _mm_storeu_si128((__m128i*)q, _mm512_cvtepi32_epi8(integers));
   return _mm512_reduce_add_epi32(integers);
 }
-inline void PrefetchBytes(const uint8_t* p) {
-  _mm_prefetch((const char*)p, _MM_HINT_NTA);
-}
 
 #include "engine/backend/cpu/int8_kernels-inl.h"
 

@@ -150,7 +150,6 @@ int Quantize16(const float* x, float inverse, int8_t* q) {
   }
   return sum;
 }
-void PrefetchBytes(const uint8_t*) {}
 
 #include "engine/backend/cpu/int8_kernels-inl.h"
 
