@@ -92,12 +92,11 @@ RoundCosts CostsOf(const BenchRow& row, const std::vector<BenchRow>& rows,
   std::array<double, kDraftDepthMax + 1> share = {1};
   bool mtp = false;
   for (const BenchRow& other : rows) {
-    if (other.point.batch != row.point.batch || other.point.context != row.point.context) continue;
+    if (!SameWork(other.point, row.point)) continue;
     mtp = mtp || other.mode.mtp;
     const Measurement& m = warm.at(&other).measured;
     for (int depth = 1; depth <= kDraftDepthMax; ++depth) {
-      const int64_t deeper = depth < kDraftDepthMax ? m.drafted_at[depth] : 0;
-      const double rounds = static_cast<double>(m.drafted_at[depth - 1] - deeper);
+      const auto rounds = static_cast<double>(RoundsOfDepth(m.sequence_rounds, m.drafted_at, depth));
       share[depth] = std::max(share[depth], rounds / static_cast<double>(m.sequence_rounds));
     }
   }
@@ -155,9 +154,8 @@ absl::Status RunBench(const CommonOptions& common, const BenchOptions& options) 
   }
   if (!options.record.empty()) GANTRY_RETURN_IF_ERROR(WriteRuns(options.record, runs));
   for (const BenchRow& row : report.rows) {
-    const bool known = std::any_of(report.costs.begin(), report.costs.end(), [&](const RoundCosts& costs) {
-      return costs.point.batch == row.point.batch && costs.point.context == row.point.context;
-    });
+    const bool known = std::any_of(report.costs.begin(), report.costs.end(),
+                                   [&](const RoundCosts& costs) { return SameWork(costs.point, row.point); });
     if (row.mode.depth > 0 && !known) report.costs.push_back(CostsOf(row, report.rows, warm));
   }
 

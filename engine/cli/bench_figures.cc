@@ -9,7 +9,7 @@ namespace {
 struct Sums {
   int64_t rounds = 0, sequence_rounds = 0, draft_passes = 0, draft_steps = 0;
   double draft_steps_ms = 0;
-  std::array<int64_t, kDraftDepthMax> drafted_at = {}, accepted_at = {};
+  CountsByDepth drafted_at = {}, accepted_at = {};
 
   explicit Sums(const BenchRow& row) {
     for (const Measurement& run : row.runs) {
@@ -24,22 +24,13 @@ struct Sums {
       }
     }
   }
-  // Sequences' rounds that verified exactly so many drafts.
-  int64_t RoundsOfDepth(int depth) const {
-    const int64_t as_deep = depth == 0 ? sequence_rounds : drafted_at[depth - 1];
-    return as_deep - (depth < kDraftDepthMax ? drafted_at[depth] : 0);
-  }
 };
-
-bool SameWork(const BenchPoint& a, const BenchPoint& b) {
-  return a.batch == b.batch && a.context == b.context;
-}
 
 SpeculationFigures SpeculationOf(const BenchRow& row, const Sums& sums, const RoundCosts& costs) {
   SpeculationFigures out;
   const auto rounds = static_cast<double>(sums.sequence_rounds);
   for (int depth = 0; depth <= kDraftDepthMax; ++depth) {
-    const double share = static_cast<double>(sums.RoundsOfDepth(depth)) / rounds;
+    const double share = static_cast<double>(RoundsOfDepth(sums.sequence_rounds, sums.drafted_at, depth)) / rounds;
     out.depth += share * depth;
     if (share > 0) out.verify_ms += share * costs.VerifyMs(depth);
     if (depth > 0) out.accepted += static_cast<double>(sums.accepted_at[depth - 1]) / rounds;

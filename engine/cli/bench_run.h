@@ -20,6 +20,19 @@ struct BenchPoint {
   int context = 512;
 };
 
+// Whether two rows do the same work, however they speculate.
+inline bool SameWork(const BenchPoint& a, const BenchPoint& b) {
+  return a.batch == b.batch && a.context == b.context;
+}
+
+using CountsByDepth = std::array<int64_t, kDraftDepthMax>;  // at depth - 1
+
+// Of `sequence_rounds`, those that verified exactly `depth` drafts.
+inline int64_t RoundsOfDepth(int64_t sequence_rounds, const CountsByDepth& drafted_at, int depth) {
+  const int64_t as_deep = depth == 0 ? sequence_rounds : drafted_at[depth - 1];
+  return as_deep - (depth < kDraftDepthMax ? drafted_at[depth] : 0);
+}
+
 struct Measurement {
   double prompt_tokens_per_s = 0;  // of all prompts at once, to the last first token
   double decode_tokens_per_s = 0;  // of all sequences, from the moment that every one has its first token
@@ -28,8 +41,8 @@ struct Measurement {
   int64_t rounds = 0;
   double round_ms = 0;          // mean, all that the engine does between rounds included
   int64_t sequence_rounds = 0;  // of all sequences together: each commits one id and its accepted drafts
-  std::array<int64_t, kDraftDepthMax> drafted_at = {}, accepted_at = {};  // by depth - 1
-  int64_t draft_passes = 0, draft_steps = 0;                              // as in EngineStats
+  CountsByDepth drafted_at = {}, accepted_at = {};
+  int64_t draft_passes = 0, draft_steps = 0;  // as in EngineStats
   double draft_steps_ms = 0;
   std::vector<double> experts_read;  // distinct ones of a round, mean, by layer of the trunk
 };
