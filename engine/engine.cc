@@ -70,16 +70,17 @@ class EngineImpl final : public Engine {
     const RequestId id = ++last_id_;
     ++queued_;
     ++unfinished_;
-    commands_.push_back(Command{Command::Kind::kSubmit, id, std::move(request), std::move(sink), 0, {}});
+    commands_.push_back(
+        Command{.kind = Command::Kind::kSubmit, .id = id, .request = std::move(request), .sink = std::move(sink)});
     lock.unlock();
     wake_.notify_one();
     return id;
   }
 
   void RaiseLimit(RequestId id, int until_index) override {
-    Push(Command{Command::Kind::kRaise, id, {}, nullptr, until_index, {}});
+    Push(Command{.kind = Command::Kind::kRaise, .id = id, .until_index = until_index});
   }
-  void Cancel(RequestId id) override { Push(Command{Command::Kind::kCancel, id, {}, nullptr, 0, {}}); }
+  void Cancel(RequestId id) override { Push(Command{.kind = Command::Kind::kCancel, .id = id}); }
 
   absl::Status SetSpeculation(SpecMode mode) override {
     if (mode.depth > card_.draft_depth || (mode.mtp && !drafts_by_mtp_)) {
@@ -94,7 +95,7 @@ class EngineImpl final : public Engine {
           absl::StrCat("speculation cannot change now: ", unfinished_, " requests run"));
     }
     // Taken before any request that is submitted later.
-    commands_.push_back(Command{Command::Kind::kSpeculate, 0, {}, nullptr, 0, std::move(mode)});
+    commands_.push_back(Command{.kind = Command::Kind::kSpeculate, .spec = std::move(mode)});
     return absl::OkStatus();
   }
 

@@ -111,11 +111,11 @@ void CheckPeak(const std::string& model, const std::string& spec, int64_t weight
   EXPECT_GT(peak, weights + kCacheBytes);
 }
 
-TEST(EngineMemoryTest, PlainWeightsReadInPlaceWithSpeculationByTheMtpLayer) {
+TEST(EngineMemoryTest, Bf16WeightsWithSpeculationByTheMtpLayer) {
   CheckPeak(absl::StrCat(GANTRY_SOURCE_DIR, "/models/demo"), "mtp:3", int64_t{40} << 20);
 }
 
-TEST(EngineMemoryTest, PackedWeightsAreNeverHeldTwice) {
+TEST(EngineMemoryTest, QuantisedWeightsAreNeverHeldTwice) {
   // An embedding that is the head too, and layers, each more than the rest that is allowed.
   const auto config = nlohmann::ordered_json::parse(R"({
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 1024, "intermediate_size": 2048,
