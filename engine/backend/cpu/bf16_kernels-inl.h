@@ -10,13 +10,15 @@
 // Only static functions and C headers here, as in kernels-inl.h.
 
 static constexpr int kPairBytes = 64;
-// How far ahead of a lone activation row its weights are asked for, in each of the panels.
+// How far ahead of the tile that meets them first weights are asked for, in each of the panels; why into the
+// second-level cache: docs/decisions/0006-prefetch-hint.md.
 static constexpr int kPrefetchAhead = 2048;
 
 // P panels that lie panel_bytes apart times X activation rows; rows of the last panel that exist: `rows`.
+// `from_memory`: this tile is the first to read them.
 template <int P, int X>
-static void Bf16Tile(const uint8_t* w, int64_t panel_bytes, int64_t pairs, const ActivationRow* rows_of_x,
-                     float* const* y, int64_t row, int rows) {
+static void Bf16Tile(const uint8_t* w, int64_t panel_bytes, int64_t pairs, bool from_memory,
+                     const ActivationRow* rows_of_x, float* const* y, int64_t row, int rows) {
   const uint16_t* x[X];
   for (int n = 0; n < X; ++n) x[n] = (const uint16_t*)rows_of_x[n].data;
   Sums sum[P][X];
@@ -32,7 +34,7 @@ static void Bf16Tile(const uint8_t* w, int64_t panel_bytes, int64_t pairs, const
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       v[p] = Pairs::Load(w + p * panel_bytes);
-      if (X == 1) __builtin_prefetch(ahead + p * panel_bytes, 0, 0);  // read once: no cache keeps it
+      if (from_memory) __builtin_prefetch(ahead + p * panel_bytes, 0, 2);
     }
 #pragma GCC unroll 8
     for (int n = 0; n < X; ++n) {
@@ -50,14 +52,15 @@ static void Bf16Tile(const uint8_t* w, int64_t panel_bytes, int64_t pairs, const
 
 // `left` activation rows, at most X, with P panels from this one on.
 template <int P, int X>
-static inline void Bf16TileOfUpTo(int left, const PackedView& w, int64_t panel, const ActivationRow* x,
-                                  float* const* y) {
+static inline void Bf16TileOfUpTo(int left, const PackedView& w, int64_t panel, bool from_memory,
+                                  const ActivationRow* x, float* const* y) {
   if constexpr (X > 1) {
-    if (left < X) return Bf16TileOfUpTo<P, X - 1>(left, w, panel, x, y);
+    if (left < X) return Bf16TileOfUpTo<P, X - 1>(left, w, panel, from_memory, x, y);
   }
   const int64_t pairs = w.columns / 2, row = panel * kPanelRows;
   const int64_t there = w.rows - row - (P - 1) * kPanelRows;
-  Bf16Tile<P, X>(w.panel(panel), pairs * kPairBytes, pairs, x, y, row, there < kPanelRows ? (int)there : kPanelRows);
+  Bf16Tile<P, X>(w.panel(panel), pairs * kPairBytes, pairs, from_memory, x, y, row,
+                 there < kPanelRows ? (int)there : kPanelRows);
 }
 
 // Not inlined: no product may move to where the processor flushes nothing.
@@ -72,17 +75,17 @@ __attribute__((noinline)) static void Bf16Panels(const PackedView& w, int64_t be
     int64_t p = begin;
     if (stop - first == 1) {
       for (; p + kTilePanelsOne <= end; p += kTilePanelsOne) {
-        Bf16TileOfUpTo<kTilePanelsOne, 1>(1, w, p, x + first, y + first);
+        Bf16TileOfUpTo<kTilePanelsOne, 1>(1, w, p, true, x + first, y + first);
       }
     }
     for (; p + kTilePanels <= end; p += kTilePanels) {
       for (int64_t i = first; i < stop; i += kTileRows) {
-        Bf16TileOfUpTo<kTilePanels, kTileRows>((int)(stop - i), w, p, x + i, y + i);
+        Bf16TileOfUpTo<kTilePanels, kTileRows>((int)(stop - i), w, p, i == 0, x + i, y + i);
       }
     }
     for (; p < end; ++p) {
       for (int64_t i = first; i < stop; i += kTileRows) {
-        Bf16TileOfUpTo<1, kTileRows>((int)(stop - i), w, p, x + i, y + i);
+        Bf16TileOfUpTo<1, kTileRows>((int)(stop - i), w, p, i == 0, x + i, y + i);
       }
     }
   }

@@ -20,20 +20,26 @@
 // A tile of kTilePanels x kTileRows keeps all its integer and float sums in registers, and has enough of them that the
 // latency of a dot product is hidden. Weights are unpacked vector by vector as the tile consumes them.
 
-// How far ahead of a lone activation row its weights are asked for: a page or so, as the hardware's own prefetch stops
-// at its end.
+// How far ahead of the tile that meets them first weights are asked for, in each of its panels: a page or so, as the
+// hardware's own prefetch stops at its end.
 static constexpr int kPrefetchAhead = 4096;
 
-// What a lone activation row reads: panels up to `end`, then what lies at `next`.
+// What is read from memory: panels up to `end`, then what lies at `next`.
 struct Stream {
   const uint8_t* end;
   const uint8_t* next;
-  // Asks for the `bytes` that will be read kPrefetchAhead bytes after those at p. They are read once: no cache keeps
-  // them.
-  inline void Prefetch(const uint8_t* p, int bytes) const {
-    const uint8_t* ahead = p + kPrefetchAhead;
-    if (ahead >= end) ahead = next + (ahead - end);
-    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(ahead + at, 0, 0);
+  // Asks for what will be read kPrefetchAhead bytes after the `bytes` at p of each of `panels` panels, which lie
+  // panel_bytes apart and of which `left` bytes are to come. Behind the end of a panel lies the next one, which the
+  // tile reads too: its successor's lies further. Into the second-level cache: hints that pass it by halve the speed of
+  // some processors (docs/decisions/0006-prefetch-hint.md). Always inlined, as calls that only prefetch count as no
+  // work.
+  inline __attribute__((always_inline)) void Prefetch(const uint8_t* p, int bytes, int panels, int64_t panel_bytes,
+                                                      int64_t left) const {
+    p += kPrefetchAhead + (left <= kPrefetchAhead ? (panels - 1) * panel_bytes : 0);
+    for (int i = 0; i < panels; ++i, p += panel_bytes) {
+      const uint8_t* ahead = p < end ? p : next + (p - end);
+      for (int at = 0; at < bytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
+    }
   }
 };
 
@@ -65,7 +71,7 @@ struct LayoutQ4_1 {
 
 // P panels that lie panel_bytes apart times X activation rows; rows of the last panel that exist: `rows`.
 template <typename Layout, int P, int X>
-static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const Stream& stream,
+static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const Stream* stream,
                       const ActivationRow* rows_of_x, float* const* y, int64_t row, int rows) {
   const ActivationBlock32* x[X];
   for (int n = 0; n < X; ++n) x[n] = (const ActivationBlock32*)rows_of_x[n].data;
@@ -76,7 +82,7 @@ static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    if (X == 1) stream.Prefetch(w, P * Layout::kBlockBytes);
+    if (stream != nullptr) stream->Prefetch(w, Layout::kBlockBytes, P, panel_bytes, (blocks - b) * Layout::kBlockBytes);
     Ints acc[P][X];
 #pragma GCC unroll 8
     for (int n = 0; n < X; ++n) {
@@ -199,7 +205,7 @@ static inline void SuperVectors(const uint8_t* w, int64_t panel_bytes, const Act
 }
 
 template <typename Layout, int P, int X>
-static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const Stream& stream,
+static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, const Stream* stream,
                       const ActivationRow* rows_of_x, float* const* y, int64_t row, int rows) {
   const ActivationBlock256* x[X];
   for (int n = 0; n < X; ++n) x[n] = (const ActivationBlock256*)rows_of_x[n].data;
@@ -210,7 +216,7 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    if (X == 1) stream.Prefetch(w, P * Layout::kBlockBytes);
+    if (stream != nullptr) stream->Prefetch(w, Layout::kBlockBytes, P, panel_bytes, (blocks - b) * Layout::kBlockBytes);
     uint8_t scales[P][128], minima[P][128];
     Ints products[P][X];
 #pragma GCC unroll 8
@@ -270,7 +276,7 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
 // ---- every type, any number of activation rows ----
 
 template <int P, int X>
-static inline void Tile(const PackedView& w, int64_t panel, const Stream& stream, const ActivationRow* x,
+static inline void Tile(const PackedView& w, int64_t panel, const Stream* stream, const ActivationRow* x,
                         float* const* y) {
   const int64_t blocks = w.blocks(), panel_bytes = blocks * PanelBlockBytes(w.type);
   const uint8_t* data = w.panel(panel);
@@ -296,7 +302,7 @@ static inline void Tile(const PackedView& w, int64_t panel, const Stream& stream
 
 // `left` of the activation rows in the tile of at most X.
 template <int P, int X>
-static inline void TileOfUpTo(int left, const PackedView& w, int64_t panel, const Stream& stream,
+static inline void TileOfUpTo(int left, const PackedView& w, int64_t panel, const Stream* stream,
                               const ActivationRow* x, float* const* y) {
   if constexpr (X > 1) {
     if (left < X) return TileOfUpTo<P, X - 1>(left, w, panel, stream, x, y);
@@ -319,13 +325,13 @@ static void Int8MatMul(const PackedView& w, int64_t begin, int64_t end, const Ac
     if (count > 1) {
       for (; p + kTilePanels <= end; p += kTilePanels) {
         for (int64_t i = first; i < stop; i += kTileRows) {
-          TileOfUpTo<kTilePanels, kTileRows>((int)(stop - i), w, p, stream, x + i, y + i);
+          TileOfUpTo<kTilePanels, kTileRows>((int)(stop - i), w, p, i == 0 ? &stream : nullptr, x + i, y + i);
         }
       }
     }
     for (; p < end; ++p) {
       for (int64_t i = first; i < stop; i += kTileRows)
-        TileOfUpTo<1, kTileRows>((int)(stop - i), w, p, stream, x + i, y + i);
+        TileOfUpTo<1, kTileRows>((int)(stop - i), w, p, i == 0 ? &stream : nullptr, x + i, y + i);
     }
   }
 }

@@ -57,7 +57,7 @@ __attribute__((target("avx512f"))) uint64_t Read512Prefetched(const uint8_t* p, 
   __m512i sum[4] = {};
   for (size_t i = 0; i < bytes; i += 256) {
     for (int k = 0; k < 4; ++k) {
-      _mm_prefetch(reinterpret_cast<const char*>(p + i + 64 * k + 2048), _MM_HINT_NTA);
+      _mm_prefetch(reinterpret_cast<const char*>(p + i + 64 * k + 2048), _MM_HINT_T1);
       sum[k] = _mm512_xor_si512(sum[k], _mm512_load_si512(p + i + 64 * k));
     }
   }
