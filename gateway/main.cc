@@ -3,6 +3,7 @@
 
 #include "gateway/gateway.h"
 #include "services/common/config.h"
+#include "services/common/latency.h"
 #include "services/common/lifecycle.h"
 #include "services/common/log.h"
 #include "services/common/metrics.h"
@@ -77,6 +78,7 @@ absl::Status Run(Options options, gantry::Lifecycle* lifecycle) {
   gateway_options.durability = options.durability == "write" ? gantry::Durability::kWrite : gantry::Durability::kFsync;
   gateway_options.spool_bytes = options.spool_mib << 20;
 
+  gantry::AskForShortTurns();
   auto gateway = gantry::gateway::Gateway::Start(std::move(gateway_options), lifecycle);
   if (!gateway.ok()) return gateway.status();
   auto metrics = gantry::MetricsServer::Start(

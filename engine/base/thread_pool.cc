@@ -32,6 +32,22 @@ bool Spin(const Predicate& changed) {
   return changed();
 }
 
+// Offers the calling thread's core to whoever waits for it, now and then: a scheduler may look for a better claim only
+// at its tick, every 4 ms, and a gateway's thread wants the core for microseconds. Who keeps it for long computes as we
+// do, and would have got it at the tick: no offer is made again for a multiple of that time, so that offers cost little
+// whatever else runs. docs/decisions/0007-engine-gives-way.md
+void OfferCore() {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::microseconds kEvery{200};
+  constexpr int kRest = 6;
+  thread_local Clock::time_point next{};
+  const Clock::time_point before = Clock::now();
+  if (before < next) return;
+  sched_yield();
+  const Clock::time_point after = Clock::now();
+  next = after + std::max<Clock::duration>(kEvery, kRest * (after - before));
+}
+
 // Of cgroup v2 ("max 100000" or "150000 100000"); a very large number without a quota.
 double CgroupQuota() {
   std::ifstream file("/sys/fs/cgroup/cpu.max");
@@ -106,6 +122,7 @@ void ThreadPool::Work(int thread) {
     Stretch& stretch = stretches_[(thread + k) % threads()];
     for (int64_t i; (i = stretch.next.fetch_add(1, std::memory_order_relaxed)) < stretch.end;) {
       function_(context_, i, thread);
+      OfferCore();
     }
   }
 }

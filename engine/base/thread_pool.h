@@ -9,6 +9,9 @@
 // later finds it closed. So a helper that the kernel keeps from running (others want its core) costs its share of the
 // work, not its time slice.
 //
+// Between indices a thread now and then offers its core to whoever waits for it, so that threads which need it for
+// microseconds need not wait for the scheduler's tick.
+//
 // Threads: one thread (the owner) calls ParallelFor; it works too. Not reentrant.
 #pragma once
 

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "services/common/config.h"
+#include "services/common/latency.h"
 #include "services/common/lifecycle.h"
 #include "services/common/log.h"
 #include "services/common/metrics.h"
@@ -42,6 +43,7 @@ int main(int argc, char** argv) {
   options.identity = *std::move(identity);
   options.identity.tls = options.rpc.tls;
 
+  gantry::AskForShortTurns();
   auto router = gantry::router::Router::Start(std::move(options), &lifecycle);
   if (!router.ok()) return gantry::ExitWithError("router", router.status());
   auto metrics = gantry::MetricsServer::Start(

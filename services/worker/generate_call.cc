@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
-#include <map>
-#include <thread>
+#include <chrono>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -14,10 +13,15 @@
 namespace gantry::worker {
 namespace {
 
-// Frames that may wait for the transport. Tokens of one round are one frame, so this is about as many rounds.
+using Clock = std::chrono::steady_clock;
+
+// Frames that may wait for the transport.
 constexpr size_t kFramesMax = 64;
 constexpr absl::Duration kOrphanLife = absl::Seconds(2);
 constexpr uint64_t kOrphanTokens = 256;
+// Tokens that wait for their sequence's turn and that no later round takes along (it was preempted, or waits for
+// credit) are looked for this often.
+constexpr absl::Duration kLookForLeftBehind = absl::FromChrono(FramePacer::kLongestInterval);
 
 v1::FinishReason ReasonOf(engine::FinishReason reason) {
   switch (reason) {
@@ -56,6 +60,22 @@ void FillLogprob(engine::TokenId id, const engine::TokenLogprobs& row, v1::Token
   }
 }
 
+// Adds what follows to a frame that may hold tokens already.
+void AppendTokens(uint32_t sequence, const engine::TokenEvent& event, v1::Tokens* tokens) {
+  if (tokens->ids().empty()) {
+    tokens->set_sequence(sequence);
+    tokens->set_first_index(static_cast<uint32_t>(event.first_index));
+  }
+  std::string* packed = tokens->mutable_ids();
+  for (size_t i = 0; i < event.ids.size(); ++i) {
+    const auto id = static_cast<uint32_t>(event.ids[i]);
+    packed->append(reinterpret_cast<const char*>(&id), sizeof(id));
+    if (i < event.logprobs.size()) FillLogprob(event.ids[i], event.logprobs[i], tokens->add_logprobs());
+  }
+  for (const engine::TokenLogprobs& row : event.prompt_logprobs) FillLogprob(0, row, tokens->add_prompt_logprobs());
+  FillCounts(event.counts, tokens->mutable_counts());
+}
+
 class GenerateCall;
 
 // The engine's end of one sequence.
@@ -85,27 +105,39 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
   // ---- the engine's thread ----
 
   // False: full, offer again.
-  bool PushFrame(v1::GenerateServerMessage frame, uint32_t sequence, uint64_t next_index) {
+  bool PushTokens(uint32_t sequence, const engine::TokenEvent& event) {
     engine::RequestId overrun = 0;
+    bool look_later = false;
     {
       std::lock_guard lock(mutex_);
       if (broken_) {
         // An orphan's tokens go nowhere; it may run on for a bounded number of them.
-        if (next_index > acked_[sequence] + kOrphanTokens) overrun = ids_[sequence];
+        if (static_cast<uint64_t>(event.counts.generated) > acked_[sequence] + kOrphanTokens) overrun = ids_[sequence];
       } else {
         if (outgoing_.size() >= kFramesMax) return false;
-        outgoing_.push_back(std::move(frame));
-        WriteNextLocked();
+        AppendTokens(sequence, event, waiting_[sequence].frame.mutable_tokens());
+        if (Clock::now() - waiting_[sequence].last_sent >= context_.pacer->Interval()) {
+          SendWaitingLocked(sequence);
+          WriteNextLocked();
+        } else {
+          look_later = !std::exchange(looking_, true);
+        }
       }
     }
+    if (look_later) LookForLeftBehindLater();
     if (overrun != 0) context_.engine->Cancel(overrun);
     return true;
   }
 
-  void PushFinish(v1::GenerateServerMessage frame) {
+  void PushFinish(uint32_t sequence, v1::GenerateServerMessage frame) {
+    context_.pacer->Leave();
     std::lock_guard lock(mutex_);
     --open_sequences_;
-    if (!broken_) outgoing_.push_back(std::move(frame));  // always room for one finish per sequence
+    if (!broken_) {
+      // Always room for these two of every sequence.
+      SendWaitingLocked(sequence);
+      outgoing_.push_back(std::move(frame));
+    }
     WriteNextLocked();
   }
 
@@ -148,7 +180,7 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
       WriteNextLocked();
       if (open_sequences_ == 0) return;
     }
-    context_.reaper->EndAfter(kOrphanLife, [call = shared_from_this()] { call->CancelAll(); });
+    context_.delayed->After(kOrphanLife, [call = shared_from_this()] { call->CancelAll(); });
   }
 
   void OnDone() override {
@@ -202,6 +234,7 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
     {
       std::lock_guard lock(mutex_);
       acked_.assign(count, 0);
+      waiting_.resize(count);
       ids_.assign(count, 0);
       open_sequences_ = static_cast<int>(count);
       v1::GenerateServerMessage accepted;
@@ -235,10 +268,12 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
     initial.prompt_tokens = static_cast<uint64_t>(request.generated_from);
     absl::StatusOr<BoardSlot*> slot = context_.witness->board().Take(initial);
     if (!slot.ok()) return slot.status();
+    context_.pacer->Enter();
     auto sink = std::make_shared<SequenceSink>(shared_from_this(), index, *slot, std::move(*reservation));
     absl::StatusOr<engine::RequestId> id = context_.engine->Submit(std::move(request), std::move(sink));
     if (!id.ok()) {
       context_.witness->board().Release(*slot);
+      context_.pacer->Leave();
       std::lock_guard lock(mutex_);
       --open_sequences_;
       return id.status();
@@ -262,6 +297,38 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
     for (const engine::RequestId id : ids) {
       if (id != 0) context_.engine->Cancel(id);
     }
+  }
+
+  void SendWaitingLocked(uint32_t sequence) {
+    Waiting& waiting = waiting_[sequence];
+    if (!waiting.frame.has_tokens()) return;
+    outgoing_.push_back(std::move(waiting.frame));
+    waiting.frame.Clear();
+    waiting.last_sent = Clock::now();
+  }
+
+  void LookForLeftBehindLater() {
+    context_.delayed->After(kLookForLeftBehind, [weak = weak_from_this()] {
+      if (const std::shared_ptr<GenerateCall> call = weak.lock()) call->LookForLeftBehind();
+    });
+  }
+
+  void LookForLeftBehind() {
+    {
+      std::lock_guard lock(mutex_);
+      looking_ = false;
+      for (uint32_t i = 0; i < waiting_.size() && !broken_; ++i) {
+        if (!waiting_[i].frame.has_tokens()) continue;
+        if (Clock::now() - waiting_[i].last_sent >= context_.pacer->Interval()) {
+          SendWaitingLocked(i);
+        } else {
+          looking_ = true;
+        }
+      }
+      WriteNextLocked();
+      if (!looking_) return;
+    }
+    LookForLeftBehindLater();
   }
 
   // Starts the next write, or finishes the stream when there is nothing left to come.
@@ -305,27 +372,21 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
   v1::GenerateServerMessage current_;
   std::vector<engine::RequestId> ids_;  // by sequence; 0: not submitted
   std::vector<uint64_t> acked_;
+  struct Waiting {
+    v1::GenerateServerMessage frame;  // tokens that are not in outgoing_ yet; none: nothing waits
+    Clock::time_point last_sent{};
+  };
+  std::vector<Waiting> waiting_;  // by sequence
+  bool looking_ = false;          // a delayed call to LookForLeftBehind is due
   int open_sequences_ = 0;
   bool started_ = false, writing_ = false, broken_ = false, finish_called_ = false;
 };
 
 bool SequenceSink::OnTokens(const engine::TokenEvent& event) {
-  v1::GenerateServerMessage frame;
-  v1::Tokens* tokens = frame.mutable_tokens();
-  tokens->set_sequence(index_);
-  tokens->set_first_index(static_cast<uint32_t>(event.first_index));
-  std::string* packed = tokens->mutable_ids();
-  for (size_t i = 0; i < event.ids.size(); ++i) {
-    const auto id = static_cast<uint32_t>(event.ids[i]);
-    packed->append(reinterpret_cast<const char*>(&id), sizeof(id));
-    if (i < event.logprobs.size()) FillLogprob(event.ids[i], event.logprobs[i], tokens->add_logprobs());
-  }
-  for (const engine::TokenLogprobs& row : event.prompt_logprobs) FillLogprob(0, row, tokens->add_prompt_logprobs());
-  FillCounts(event.counts, tokens->mutable_counts());
   // Stored first: after a kill the board must not know less than the reader.
   WitnessBoard::Advance(slot_, static_cast<uint64_t>(event.counts.generated),
                         static_cast<uint64_t>(event.counts.cached));
-  return call_->PushFrame(std::move(frame), index_, static_cast<uint64_t>(event.counts.generated));
+  return call_->PushTokens(index_, event);
 }
 
 void SequenceSink::OnFinish(const engine::FinishEvent& event) {
@@ -359,7 +420,7 @@ void SequenceSink::OnFinish(const engine::FinishEvent& event) {
   finish->set_prefill_ms(event.prefill_ms);
   finish->set_decode_ms(event.decode_ms);
   finish->set_device_ms(event.prefill_ms + event.decode_ms);
-  call_->PushFinish(std::move(frame));
+  call_->PushFinish(index_, std::move(frame));
 }
 
 }  // namespace
@@ -369,56 +430,6 @@ GenerateReactor* StartGenerateCall(const GenerateContext* context) {
   GenerateCall* raw = call.get();
   raw->Begin(std::move(call));
   return raw;
-}
-
-struct OrphanReaper::Impl {
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::multimap<absl::Time, std::function<void()>> due;
-  bool stopping = false;
-  std::thread thread;
-
-  void Loop() {
-    std::unique_lock lock(mutex);
-    while (!stopping) {
-      if (due.empty()) {
-        changed.wait(lock);
-        continue;
-      }
-      const absl::Time first = due.begin()->first;
-      if (first > absl::Now()) {
-        changed.wait_until(lock, absl::ToChronoTime(first));
-        continue;
-      }
-      std::function<void()> end = std::move(due.begin()->second);
-      due.erase(due.begin());
-      lock.unlock();
-      end();
-      end = nullptr;
-      lock.lock();
-    }
-  }
-};
-
-OrphanReaper::OrphanReaper() : impl_(std::make_unique<Impl>()) {
-  impl_->thread = std::thread([i = impl_.get()] { i->Loop(); });
-}
-
-OrphanReaper::~OrphanReaper() {
-  {
-    std::lock_guard lock(impl_->mutex);
-    impl_->stopping = true;
-  }
-  impl_->changed.notify_all();
-  impl_->thread.join();
-}
-
-void OrphanReaper::EndAfter(absl::Duration after, std::function<void()> end) {
-  {
-    std::lock_guard lock(impl_->mutex);
-    impl_->due.emplace(absl::Now() + after, std::move(end));
-  }
-  impl_->changed.notify_all();
 }
 
 }  // namespace gantry::worker

@@ -1,8 +1,9 @@
 // One Inference.Generate stream: several sequences of one prompt, run by the engine, written as frames.
 //
 // The engine's thread pushes into a bounded queue and never waits: a full queue makes the sink say so, and the engine
-// pauses that sequence alone. A stream whose transport breaks leaves its sequences as orphans (rule R1): they run at
-// most 2 s and at most 256 tokens past the last ack, then end; their witness records say what they did.
+// pauses that sequence alone. Tokens of several rounds may share a frame (frame_pacer.h). A stream whose transport
+// breaks leaves its sequences as orphans (rule R1): they run at most 2 s and at most 256 tokens past the last ack, then
+// end; their witness records say what they did.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -15,27 +16,17 @@
 #include "absl/time/time.h"
 #include "engine/engine.h"
 #include "gantry/v1/inference.pb.h"
+#include "services/worker/delayed_calls.h"
+#include "services/worker/frame_pacer.h"
 #include "services/worker/witness.h"
 
 namespace gantry::worker {
 
-// Ends orphans after their time. One thread for all calls.
-class OrphanReaper {
- public:
-  OrphanReaper();
-  ~OrphanReaper();
-  // `end` is called once `after` has passed, on the reaper's thread.
-  void EndAfter(absl::Duration after, std::function<void()> end);
-
- private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
-};
-
 struct GenerateContext {
   engine::Engine* engine = nullptr;
   WitnessSender* witness = nullptr;
-  OrphanReaper* reaper = nullptr;
+  DelayedCalls* delayed = nullptr;
+  FramePacer* pacer = nullptr;
   std::string model;      // served name
   std::string worker_id;  // 16 bytes
   std::string numerics_id;

@@ -11,6 +11,7 @@
 #include "engine/base/status_macros.h"
 #include "services/common/config.h"
 #include "services/common/instance.h"
+#include "services/common/latency.h"
 #include "services/common/lifecycle.h"
 #include "services/common/log.h"
 #include "services/common/metrics.h"
@@ -75,6 +76,7 @@ struct Options {
   RpcServerOptions rpc;
   ModelOptions model;
   std::string metrics = "127.0.0.1:8083", router, billing, state_dir, durability = "fsync";
+  int64_t frames_per_s = 500;
 };
 
 absl::Status Run(const Options& options, Lifecycle* lifecycle) {
@@ -84,6 +86,8 @@ absl::Status Run(const Options& options, Lifecycle* lifecycle) {
 
   GANTRY_ASSIGN_OR_RETURN(const engine::EngineOptions engine_options, options.model.ForEngine());
   GANTRY_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine, engine::Engine::Create(engine_options));
+  // Not for the engine's threads, which run already.
+  AskForShortTurns();
   std::string served = options.model.model_name;
   if (served.empty()) served = std::filesystem::path(options.model.model).lexically_normal().filename().string();
   GANTRY_ASSIGN_OR_RETURN(const ModelFiles files, ReadModelFiles(served, engine->card()));
@@ -97,10 +101,12 @@ absl::Status Run(const Options& options, Lifecycle* lifecycle) {
                             .epoch = instance.epoch,
                             .model = served,
                             .durability = options.durability == "write" ? Durability::kWrite : Durability::kFsync}));
-  OrphanReaper reaper;
+  DelayedCalls delayed;
+  FramePacer pacer(static_cast<int>(options.frames_per_s));
   const GenerateContext context{.engine = engine.get(),
                                 .witness = witness.get(),
-                                .reaper = &reaper,
+                                .delayed = &delayed,
+                                .pacer = &pacer,
                                 .model = served,
                                 .worker_id = instance.id.ToBytes(),
                                 .numerics_id = engine->card().numerics_id};
@@ -173,6 +179,11 @@ int main(int argc, char** argv) {
       .Required()
       .Example("unix:/var/lib/gantry/run/billing.sock");
   config.String("metrics", &options.metrics, "host:port of /metrics and /healthz");
+  config.Group("Streams");
+  config.Int(
+      "frames-per-s", &options.frames_per_s, 0, 1'000'000,
+      "token frames of all streams together; beyond it tokens share frames, at least 20 a second for each stream; "
+      "0: a frame for every round");
   config.Group("Identities (token files, mode 0600)");
   config.String("identity-dir", &options.rpc.identity_dir, "directory with gateway.key, router.key, worker.key")
       .Required()

@@ -19,6 +19,8 @@ namespace gantry::worker {
 namespace {
 
 using ::testing::HasSubstr;
+// A sequence alone sends a frame every 40 ms: many rounds of the demo model.
+constexpr int kFramesPerS = 25;
 const std::string kDemo = std::string(GANTRY_SOURCE_DIR) + "/models/demo";
 
 class RememberingBilling final : public v1::Usage::Service {
@@ -84,7 +86,8 @@ class WorkerTest : public ::testing::Test {
     StartWitness();
     context_ = {.engine = engine_.get(),
                 .witness = witness_.get(),
-                .reaper = &reaper_,
+                .delayed = &delayed_,
+                .pacer = &pacer_,
                 .model = "demo",
                 .worker_id = std::string(16, 'w'),
                 .numerics_id = engine_->card().numerics_id};
@@ -131,6 +134,7 @@ class WorkerTest : public ::testing::Test {
     std::map<uint32_t, std::vector<engine::TokenId>> ids;
     std::map<uint32_t, v1::Finish> finishes;
     bool accepted = false;
+    std::vector<size_t> frames;  // tokens of each
     grpc::Status status;
   };
   static void Take(const v1::GenerateServerMessage& message, Reply* reply) {
@@ -146,6 +150,7 @@ class WorkerTest : public ::testing::Test {
         ids.push_back(static_cast<engine::TokenId>(id));
       }
       EXPECT_EQ(message.tokens().counts().generated(), ids.size());
+      reply->frames.push_back(packed.size() / 4);
     }
   }
   Reply Run(const v1::GenerateStart& start) {
@@ -168,7 +173,8 @@ class WorkerTest : public ::testing::Test {
   std::unique_ptr<engine::Engine> engine_;
   ModelFiles files_;
   std::unique_ptr<WitnessSender> witness_;
-  OrphanReaper reaper_;
+  DelayedCalls delayed_;
+  FramePacer pacer_{kFramesPerS};
   GenerateContext context_;
   std::unique_ptr<InferenceService> service_;
   std::unique_ptr<RpcServer> server_;
@@ -208,6 +214,16 @@ TEST_F(WorkerTest, SequencesOfOneRequestEachHaveTheirOwnIndexAndFinish) {
   for (uint32_t i = 0; i < 3; ++i) EXPECT_EQ(reply.ids.at(i).size(), 20u);
   EXPECT_NE(reply.ids.at(0), reply.ids.at(1));  // the choice is part of the noise
   EXPECT_EQ(billing_.Wait(3).size(), 3u);
+}
+
+TEST_F(WorkerTest, FirstTokenIsSentAtOnceAndLaterOnesShareFrames) {
+  const auto begin = absl::Now();
+  const Reply reply = Run(Start(300));
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+  EXPECT_EQ(reply.ids.at(0).size(), 300u);
+  EXPECT_LE(reply.frames.front(), 8u);  // of one round, which may hold accepted drafts
+  // The first and the last come whenever they are there.
+  EXPECT_LE(reply.frames.size(), 2 + static_cast<size_t>(seconds * kFramesPerS));
 }
 
 TEST_F(WorkerTest, CreditStopsTheSequenceAndRaisingItGoesOn) {
