@@ -28,20 +28,24 @@ static constexpr int kPrefetchAhead = 4096;
 struct Stream {
   const uint8_t* end;
   const uint8_t* next;
-  // Asks for what will be read kPrefetchAhead bytes after the `bytes` at p of each of `panels` panels, which lie
-  // panel_bytes apart and of which `left` bytes are to come. Behind the end of a panel lies the next one, which the
-  // tile reads too: its successor's lies further. Into the second-level cache: hints that pass it by halve the speed of
-  // some processors (docs/decisions/0006-prefetch-hint.md). Always inlined, as calls that only prefetch count as no
-  // work.
-  inline __attribute__((always_inline)) void Prefetch(const uint8_t* p, int bytes, int panels, int64_t panel_bytes,
-                                                      int64_t left) const {
+  // What will be read kPrefetchAhead bytes after p, in a panel of which `left` bytes are to come in a tile of `panels`,
+  // panel_bytes apart. Behind the end of a panel lies the next one, which the tile reads too: its successor's lies
+  // further.
+  inline const uint8_t* Ahead(const uint8_t* p, int panels, int64_t panel_bytes, int64_t left) const {
     p += kPrefetchAhead + (left <= kPrefetchAhead ? (panels - 1) * panel_bytes : 0);
-    for (int i = 0; i < panels; ++i, p += panel_bytes) {
-      const uint8_t* ahead = p < end ? p : next + (p - end);
-      for (int at = 0; at < bytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
-    }
+    return p < end ? p : next + (p - end);
   }
 };
+
+// Asks for part `part` of the `parts` that kBytes bytes at p are divided into: too many requests at once wait for each
+// other. Into the second-level cache: hints that pass it by halve the speed of some processors
+// (docs/decisions/0006-prefetch-hint.md). Always inlined, as calls that only prefetch count as no work.
+template <int kBytes>
+static inline __attribute__((always_inline)) void PrefetchPart(const uint8_t* p, int part, int parts) {
+  constexpr int kLines = (kBytes + 63) / 64;
+  const int stop = kLines * (part + 1) / parts;
+  for (int line = kLines * part / parts; line < stop; ++line) __builtin_prefetch(p + 64 * line, 0, 2);
+}
 
 // ---- block types: 32 elements, one scale ----
 
@@ -82,7 +86,13 @@ static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    if (stream != nullptr) stream->Prefetch(w, Layout::kBlockBytes, P, panel_bytes, (blocks - b) * Layout::kBlockBytes);
+    if (stream != nullptr) {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) {
+        PrefetchPart<Layout::kBlockBytes>(
+            stream->Ahead(w + p * panel_bytes, P, panel_bytes, (blocks - b) * Layout::kBlockBytes), 0, 1);
+      }
+    }
     Ints acc[P][X];
 #pragma GCC unroll 8
     for (int n = 0; n < X; ++n) {
@@ -216,7 +226,13 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    if (stream != nullptr) stream->Prefetch(w, Layout::kBlockBytes, P, panel_bytes, (blocks - b) * Layout::kBlockBytes);
+    const uint8_t* ahead[P];
+    if (stream != nullptr) {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) {
+        ahead[p] = stream->Ahead(w + p * panel_bytes, P, panel_bytes, (blocks - b) * Layout::kBlockBytes);
+      }
+    }
     uint8_t scales[P][128], minima[P][128];
     Ints products[P][X];
 #pragma GCC unroll 8
@@ -227,6 +243,10 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     }
 #pragma GCC unroll 4
     for (int g = 0; g < Layout::kGroups; ++g) {
+      if (stream != nullptr) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) PrefetchPart<Layout::kBlockBytes>(ahead[p], g, Layout::kGroups);
+      }
       Ints acc[P][X];
 #pragma GCC unroll 8
       for (int n = 0; n < X; ++n) {
