@@ -86,11 +86,11 @@ static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
+    const uint8_t* ahead[P] = {};
     if (stream != nullptr) {
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) {
-        PrefetchPart<Layout::kBlockBytes>(
-            stream->Ahead(w + p * panel_bytes, P, panel_bytes, (blocks - b) * Layout::kBlockBytes), 0, 1);
+        ahead[p] = stream->Ahead(w + p * panel_bytes, P, panel_bytes, (blocks - b) * Layout::kBlockBytes);
       }
     }
     Ints acc[P][X];
@@ -101,6 +101,10 @@ static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     }
 #pragma GCC unroll 8
     for (int g = 0; g < 8; ++g) {
+      if (stream != nullptr) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) PrefetchPart<Layout::kBlockBytes>(ahead[p], g, 8);
+      }
       Bytes v[P];
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) v[p] = Layout::Vector(w + p * panel_bytes, g);
@@ -226,7 +230,7 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    const uint8_t* ahead[P];
+    const uint8_t* ahead[P] = {};
     if (stream != nullptr) {
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) {
