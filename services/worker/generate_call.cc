@@ -107,7 +107,6 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
   // False: full, offer again.
   bool PushTokens(uint32_t sequence, const engine::TokenEvent& event) {
     engine::RequestId overrun = 0;
-    bool look_later = false;
     {
       std::lock_guard lock(mutex_);
       if (broken_) {
@@ -116,15 +115,14 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
       } else {
         if (outgoing_.size() >= kFramesMax) return false;
         AppendTokens(sequence, event, waiting_[sequence].frame.mutable_tokens());
-        if (Clock::now() - waiting_[sequence].last_sent >= context_.pacer->Interval()) {
+        if (HasTurnLocked(sequence)) {
           SendWaitingLocked(sequence);
           WriteNextLocked();
         } else {
-          look_later = !std::exchange(looking_, true);
+          LookLaterLocked();
         }
       }
     }
-    if (look_later) LookForLeftBehindLater();
     if (overrun != 0) context_.engine->Cancel(overrun);
     return true;
   }
@@ -307,28 +305,29 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
     waiting.last_sent = Clock::now();
   }
 
-  void LookForLeftBehindLater() {
+  bool HasTurnLocked(uint32_t sequence) const {
+    return Clock::now() - waiting_[sequence].last_sent >= context_.pacer->Interval();
+  }
+
+  void LookLaterLocked() {
+    if (std::exchange(looking_, true)) return;
     context_.delayed->After(kLookForLeftBehind, [weak = weak_from_this()] {
       if (const std::shared_ptr<GenerateCall> call = weak.lock()) call->LookForLeftBehind();
     });
   }
 
   void LookForLeftBehind() {
-    {
-      std::lock_guard lock(mutex_);
-      looking_ = false;
-      for (uint32_t i = 0; i < waiting_.size() && !broken_; ++i) {
-        if (!waiting_[i].frame.has_tokens()) continue;
-        if (Clock::now() - waiting_[i].last_sent >= context_.pacer->Interval()) {
-          SendWaitingLocked(i);
-        } else {
-          looking_ = true;
-        }
+    std::lock_guard lock(mutex_);
+    looking_ = false;
+    for (uint32_t i = 0; i < waiting_.size() && !broken_; ++i) {
+      if (!waiting_[i].frame.has_tokens()) continue;
+      if (HasTurnLocked(i)) {
+        SendWaitingLocked(i);
+      } else {
+        LookLaterLocked();
       }
-      WriteNextLocked();
-      if (!looking_) return;
     }
-    LookForLeftBehindLater();
+    WriteNextLocked();
   }
 
   // Starts the next write, or finishes the stream when there is nothing left to come.
