@@ -75,7 +75,7 @@ __attribute__((noinline)) static void Bf16Panels(const PackedView& w, int64_t be
     int64_t p = begin;
     if (stop - first == 1) {
       for (; p + kTilePanelsOne <= end; p += kTilePanelsOne) {
-        Bf16TileOfUpTo<kTilePanelsOne, 1>(1, w, p, true, x + first, y + first);
+        Bf16TileOfUpTo<kTilePanelsOne, 1>(1, w, p, first == 0, x + first, y + first);
       }
     }
     for (; p + kTilePanels <= end; p += kTilePanels) {

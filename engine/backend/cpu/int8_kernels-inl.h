@@ -28,24 +28,34 @@ static constexpr int kPrefetchAhead = 4096;
 struct Stream {
   const uint8_t* end;
   const uint8_t* next;
-  // What will be read kPrefetchAhead bytes after p, in a panel of which `left` bytes are to come in a tile of `panels`,
-  // panel_bytes apart. Behind the end of a panel lies the next one, which the tile reads too: its successor's lies
-  // further.
-  inline const uint8_t* Ahead(const uint8_t* p, int panels, int64_t panel_bytes, int64_t left) const {
-    p += kPrefetchAhead + (left <= kPrefetchAhead ? (panels - 1) * panel_bytes : 0);
-    return p < end ? p : next + (p - end);
-  }
 };
 
-// Asks for part `part` of the `parts` that kBytes bytes at p are divided into: too many requests at once wait for each
-// other. Into the second-level cache: hints that pass it by halve the speed of some processors
-// (docs/decisions/0006-prefetch-hint.md). Always inlined, as calls that only prefetch count as no work.
-template <int kBytes>
-static inline __attribute__((always_inline)) void PrefetchPart(const uint8_t* p, int part, int parts) {
-  constexpr int kLines = (kBytes + 63) / 64;
-  const int stop = kLines * (part + 1) / parts;
-  for (int line = kLines * part / parts; line < stop; ++line) __builtin_prefetch(p + 64 * line, 0, 2);
-}
+// The blocks that a tile of P panels, panel_bytes apart, will reach kPrefetchAhead bytes after those at w.
+template <int kBytes, int P>
+struct BlocksAhead {
+  const uint8_t* block[P];
+  // `left` bytes are to come in each panel. Behind its end lies the next panel, which the tile reads too: its
+  // successor's lies further. A tile without a stream finds its panels in the caches and asks for nothing.
+  inline BlocksAhead(const Stream* stream, const uint8_t* w, int64_t panel_bytes, int64_t left) {
+    w += kPrefetchAhead + (left <= kPrefetchAhead ? (P - 1) * panel_bytes : 0);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p, w += panel_bytes) {
+      block[p] = stream == nullptr ? nullptr : w < stream->end ? w : stream->next + (w - stream->end);
+    }
+  }
+  // Asks for part `part` of the `parts` that each block is divided into: too many requests at once wait for each other.
+  // Into the second-level cache: hints that pass it by halve the speed of some processors
+  // (docs/decisions/0006-prefetch-hint.md). Always inlined, as calls that only prefetch count as no work.
+  inline __attribute__((always_inline)) void Ask(int part, int parts) const {
+    if (block[0] == nullptr) return;
+    constexpr int kLines = (kBytes + 63) / 64;
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      const int stop = kLines * (part + 1) / parts;
+      for (int line = kLines * part / parts; line < stop; ++line) __builtin_prefetch(block[p] + 64 * line, 0, 2);
+    }
+  }
+};
 
 // ---- block types: 32 elements, one scale ----
 
@@ -86,13 +96,7 @@ static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    const uint8_t* ahead[P] = {};
-    if (stream != nullptr) {
-#pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) {
-        ahead[p] = stream->Ahead(w + p * panel_bytes, P, panel_bytes, (blocks - b) * Layout::kBlockBytes);
-      }
-    }
+    const BlocksAhead<Layout::kBlockBytes, P> ahead(stream, w, panel_bytes, (blocks - b) * Layout::kBlockBytes);
     Ints acc[P][X];
 #pragma GCC unroll 8
     for (int n = 0; n < X; ++n) {
@@ -101,10 +105,7 @@ static void BlockTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     }
 #pragma GCC unroll 8
     for (int g = 0; g < 8; ++g) {
-      if (stream != nullptr) {
-#pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) PrefetchPart<Layout::kBlockBytes>(ahead[p], g, 8);
-      }
+      ahead.Ask(g, 8);
       Bytes v[P];
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) v[p] = Layout::Vector(w + p * panel_bytes, g);
@@ -230,13 +231,7 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     for (int n = 0; n < X; ++n) sum[p][n] = Floats::Zero();
   }
   for (int64_t b = 0; b < blocks; ++b, w += Layout::kBlockBytes) {
-    const uint8_t* ahead[P] = {};
-    if (stream != nullptr) {
-#pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) {
-        ahead[p] = stream->Ahead(w + p * panel_bytes, P, panel_bytes, (blocks - b) * Layout::kBlockBytes);
-      }
-    }
+    const BlocksAhead<Layout::kBlockBytes, P> ahead(stream, w, panel_bytes, (blocks - b) * Layout::kBlockBytes);
     uint8_t scales[P][128], minima[P][128];
     Ints products[P][X];
 #pragma GCC unroll 8
@@ -247,10 +242,7 @@ static void SuperTile(const uint8_t* w, int64_t panel_bytes, int64_t blocks, con
     }
 #pragma GCC unroll 4
     for (int g = 0; g < Layout::kGroups; ++g) {
-      if (stream != nullptr) {
-#pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) PrefetchPart<Layout::kBlockBytes>(ahead[p], g, Layout::kGroups);
-      }
+      ahead.Ask(g, Layout::kGroups);
       Ints acc[P][X];
 #pragma GCC unroll 8
       for (int n = 0; n < X; ++n) {
