@@ -30,6 +30,7 @@ class HttpClient {
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;
   bool connected() const { return fd_ >= 0; }
+  int fd() const { return fd_; }  // for who waits for many
 
   void Send(absl::string_view bytes);
   // `key` empty: no Authorization.
