@@ -9,10 +9,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
+#include "services/common/file.h"
 
 namespace gantry::billing {
 namespace {
@@ -199,6 +201,37 @@ void Database::Bind(sqlite3_stmt* statement, int position, absl::string_view tex
 }
 void Database::Bind(sqlite3_stmt* statement, int position, std::nullptr_t) {
   sqlite3_bind_null(statement, position);
+}
+
+absl::Status Database::BackupTo(const std::string& path) {
+  const std::string part = path + ".part";
+  unlink(part.c_str());
+  int fd = open(part.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+  if (fd < 0) return absl::PermissionDeniedError(absl::StrCat("cannot write ", part, ": ", std::strerror(errno)));
+  sqlite3* copy = nullptr;
+  int code = sqlite3_open_v2(part.c_str(), &copy, SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE, nullptr);
+  if (code == SQLITE_OK) {
+    sqlite3_backup* backup = sqlite3_backup_init(copy, "main", handle_, "main");
+    if (backup != nullptr) {
+      sqlite3_backup_step(backup, -1);
+      sqlite3_backup_finish(backup);
+    }
+    code = sqlite3_errcode(copy);
+  }
+  absl::Status status = code == SQLITE_OK ? absl::OkStatus() : FromSqlite(code, sqlite3_errmsg(copy));
+  sqlite3_close(copy);
+  if (status.ok() && fsync(fd) != 0) status = absl::DataLossError(absl::StrCat("fsync: ", std::strerror(errno)));
+  close(fd);
+  if (status.ok() && rename(part.c_str(), path.c_str()) != 0) {
+    status = absl::PermissionDeniedError(absl::StrCat("rename: ", std::strerror(errno)));
+  }
+  if (status.ok()) return PosixFileSystem()->SyncDirectory(std::filesystem::absolute(path).parent_path().string());
+  unlink(part.c_str());
+  return absl::Status(status.code(), absl::StrCat("copying the database to ", path, ": ", status.message()));
+}
+
+void Database::Fail(absl::Status error) {
+  if (ok()) error_ = std::move(error);
 }
 
 void Database::Remember(int code) {

@@ -90,7 +90,13 @@ class Database {
   // Several statements without arguments.
   void Script(const char* sql);
 
+  // Writes a complete copy of what is committed to a new file (0600) and syncs it; an older file of that name is
+  // replaced only by a complete one. Not inside a transaction.
+  absl::Status BackupTo(const std::string& path);
+
   bool ok() const { return error_.ok(); }
+  // As if a statement had failed with `error`: what found the books wrong in the middle of a command says so here.
+  void Fail(absl::Status error);
   // The first error since the last call, as RESOURCE_EXHAUSTED (disk full), DATA_LOSS (I/O, corruption) or INTERNAL.
   absl::Status TakeError();
   // False once SQLite has rolled a transaction back by itself, as it does when the disk is full.

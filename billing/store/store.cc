@@ -20,7 +20,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(Options options) {
   absl::StatusOr<std::unique_ptr<Database>> writer = Database::Open(store->options_.path, Database::Mode::kWriter);
   if (!writer.ok()) return writer.status();
   store->writer_ = *std::move(writer);
-  absl::Status schema = ApplySchema(*store->writer_);
+  absl::Status schema = ApplySchema(*store->writer_, store->options_.path);
   if (!schema.ok()) return absl::Status(schema.code(), absl::StrCat(store->options_.path, ": ", schema.message()));
   for (int i = 0; i < store->options_.readers; ++i) {
     absl::StatusOr<std::unique_ptr<Database>> reader = Database::Open(store->options_.path, Database::Mode::kReader);

@@ -181,6 +181,45 @@ TEST_F(StoreTest, ANewerSchemaIsRefused) {
   EXPECT_TRUE(absl::StrContains(store.status().message(), "version 99")) << store.status();
 }
 
+TEST_F(StoreTest, EachStepForwardLeavesACopyOfWhatWasBefore) {
+  ASSERT_TRUE(store_->WriteAndWait([](Database& db) { return Remember(db, 7); }).ok());
+  store_.reset();
+  std::vector<Migration> steps(Migrations().begin(), Migrations().end());
+  steps.push_back({"9001_add", "CREATE TABLE added (id INTEGER PRIMARY KEY) STRICT"});
+  steps.push_back({"9002_fill", "INSERT INTO added SELECT at_us FROM idempotency"});
+  {
+    auto database = *Database::Open(path(), Database::Mode::kWriter);
+    const absl::Status status = ApplySchema(*database, path(), steps);
+    ASSERT_TRUE(status.ok()) << status;
+    Rows rows = database->Query("SELECT id FROM added");
+    EXPECT_TRUE(rows.Next() && rows.Int(0) == 7);
+  }
+  auto copy = Database::Open(path() + ".before-9002_fill", Database::Mode::kReader);
+  ASSERT_TRUE(copy.ok()) << copy.status();
+  {
+    Rows rows = (*copy)->Query("SELECT (SELECT count(*) FROM added), (SELECT count(*) FROM idempotency)");
+    ASSERT_TRUE(rows.Next());
+    EXPECT_EQ(rows.Int(0), 0);
+    EXPECT_EQ(rows.Int(1), 1);
+  }
+  EXPECT_FALSE(std::filesystem::exists(path() + ".before-" + Migrations()[0].name));  // nothing was there to copy
+}
+
+TEST_F(StoreTest, AStepThatFailsLeavesTheVersionBeforeIt) {
+  store_.reset();
+  std::vector<Migration> steps(Migrations().begin(), Migrations().end());
+  steps.push_back({"9001_orphan",
+                   "CREATE TABLE orphan (id BLOB REFERENCES party) STRICT; INSERT INTO orphan VALUES (x'00')"});
+  {
+    auto database = *Database::Open(path(), Database::Mode::kWriter);
+    const absl::Status status = ApplySchema(*database, path(), steps);
+    EXPECT_TRUE(absl::StrContains(status.message(), "migration 9001_orphan: a row of orphan would refer to nothing"))
+        << status;
+  }
+  Open();
+  EXPECT_EQ(Count(), 0);
+}
+
 TEST_F(StoreTest, WhatIsNoDatabaseIsNamed) {
   const std::string file = dir_ + "/text.db";
   FILE* out = fopen(file.c_str(), "w");
