@@ -42,7 +42,7 @@ TEST(Audit, HoldsForBooksThatNobodyTouched) {
   v1::AuditReport report = books.Audited();
   EXPECT_TRUE(report.ok()) << report.DebugString();
   EXPECT_EQ(report.open_items(), 0u);
-  EXPECT_EQ(report.checks_size(), 13);
+  EXPECT_EQ(report.checks_size(), 15);
 }
 
 TEST(Audit, HoldsForEmptyBooks) {
@@ -56,25 +56,30 @@ TEST(Audit, NoticesEveryKindOfTampering) {
     const char* check;
   };
   for (const Case& c : std::vector<Case>{
-           {"UPDATE account SET credit_micro = credit_micro + 1 WHERE type = 'prepaid'", "accounts = transfers"},
-           {"UPDATE account SET credit_micro = credit_micro + 1 WHERE type = 'prepaid'", "debits = credits"},
-           {"UPDATE account SET held_micro = held_micro - 1 WHERE type = 'prepaid'",
+           {"UPDATE account SET credit_micro = credit_micro + 1 WHERE type = 'customer'", "accounts = transfers"},
+           {"UPDATE account SET credit_micro = credit_micro + 1 WHERE type = 'customer'", "debits = credits"},
+           {"UPDATE account SET held_micro = held_micro - 1 WHERE type = 'customer'",
             "held = open slices + pending holds"},
-           {"UPDATE account SET held_micro = 11000000 WHERE type = 'prepaid'", "no overdraft"},
-           {"UPDATE account SET residue_pico = residue_pico + 1 WHERE type = 'prepaid'", "ledger + residue = usage"},
-           {"DELETE FROM usage_event WHERE seq = 3", "ledger + residue = usage"},
+           {"UPDATE account SET held_micro = 11000000 WHERE type = 'customer'", "no overdraft"},
+           {"UPDATE account SET residue_pico = residue_pico + 1 WHERE type = 'customer'", "ledger + residue = usage"},
+           {"DELETE FROM rating WHERE event_seq = 3", "ledger + residue = usage"},
            {"DELETE FROM usage_event WHERE seq = 2", "usage chain"},
            {"UPDATE usage_event SET output_tokens = output_tokens - 1 WHERE seq = 1", "usage x price = amount"},
            {"UPDATE usage_event SET output_tokens = output_tokens - 1 WHERE seq = 1", "usage chain"},
-           {"UPDATE usage_event SET model = 'other' WHERE seq = 1", "usage chain"},
+           {"UPDATE rating SET period = 202612 WHERE event_seq = 1", "usage chain"},
            {"UPDATE transfer SET booked_us = booked_us - 1 WHERE seq = 2", "transfer chain"},
            {"DELETE FROM transfer WHERE seq = 1", "transfer chain"},
-           {"UPDATE plan_line SET price_micro_per_m = 1 WHERE position = 0", "plan versions unchanged"},
+           {"UPDATE plan_tier SET price_micro_per_m = 1 WHERE position = 0", "plan versions unchanged"},
            {"UPDATE audit_log SET object = 'somebody else'", "audit log chain"},
            {"UPDATE invoice SET content = x''", "invoices = usage, numbers without gaps"},
            {"UPDATE invoice SET number = 2", "invoices = usage, numbers without gaps"},
-           {"DELETE FROM witness_match", "witnesses agree"},
-           {"UPDATE witness_match SET state = 'quarantined'", "witnesses agree"},
+           {"DELETE FROM witness WHERE seq = 1", "witnesses agree"},
+           {"INSERT INTO unmatched SELECT request_id, 'quarantined', '', 0 FROM usage_event LIMIT 1",
+            "witnesses agree"},
+           {"UPDATE credit_lot SET left_micro = left_micro - 1", "lots = balances"},
+           {"UPDATE usage_rollup SET quantity = quantity + 1 WHERE position = 0", "roll-ups = events"},
+           {"UPDATE usage_rollup SET amount_pico = amount_pico + 1 WHERE position = 2",
+            "invoices = usage, numbers without gaps"},
        }) {
     Books books;
     Live(books);

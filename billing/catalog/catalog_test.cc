@@ -162,12 +162,12 @@ TEST(Plans, VersionsFollowEachOtherAndStay) {
   auto version =
       books.Get<v1::PlanVersion>([&](Database& db) { return PublishPlanVersion(db, request, books.now_us()); });
   EXPECT_EQ(version.number(), 2u);
-  auto prices = books.Get<std::vector<v1::TenantPrices>>(
-      [&](Database& db) { return CurrentPrices(db, "standard", books.now_us()); });
+  auto prices =
+      books.Get<std::vector<v1::TenantPrices>>([&](Database& db) { return CurrentPrices(db, 0, books.now_us()); });
   ASSERT_EQ(prices.size(), 1u);
   EXPECT_EQ(prices[0].plan_version_id(), version.plan_version_id());
-  auto earlier = books.Get<std::vector<v1::TenantPrices>>(
-      [&](Database& db) { return CurrentPrices(db, "standard", books.now_us() - 1); });
+  auto earlier =
+      books.Get<std::vector<v1::TenantPrices>>([&](Database& db) { return CurrentPrices(db, 0, books.now_us() - 1); });
   EXPECT_EQ(earlier[0].plan_version_id(), books.plan().ToBytes());
 
   request.set_currency("USD");

@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "billing/catalog/parties.h"
+#include "billing/parties/party_tree.h"
 #include "engine/base/status_macros.h"
 #include "services/common/api_key.h"
 
@@ -25,7 +25,7 @@ constexpr size_t kPepperBytes = 32;
 
 // Columns as ReadKey and ReadRecord read them.
 #define KEY_COLUMNS                                                                                             \
-  "k.key_id, k.public_id, k.party_id, k.label, k.created_us, k.expires_us, k.revoked_us, k.scopes, k.models, "  \
+  "k.key_id, k.public_id, p.party_id, k.label, k.created_us, k.expires_us, k.revoked_us, k.scopes, k.models, "  \
   "k.cidrs, k.requests_per_minute, k.tokens_per_minute, k.concurrency, k.budget_micro, k.secret_hmac, p.name, " \
   "p.status"
 
@@ -98,9 +98,9 @@ std::vector<v1::KeyRecord> ReadRecords(Rows rows) {
 
 absl::StatusOr<CreatedKey> CreateKey(Database& db, const v1::CreateKeyRequest& request, const Secret& pepper,
                                      int64_t now_us) {
-  GANTRY_ASSIGN_OR_RETURN(v1::Party party, FindParty(db, request.party_name()));
-  if (party.kind() == v1::PARTY_KIND_HOUSE || party.status() == v1::PARTY_STATUS_CLOSED) {
-    return absl::FailedPreconditionError(absl::StrCat("`", party.name(), "` cannot have keys"));
+  GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, request.party_name()));
+  if (party.kind == v1::PARTY_KIND_HOUSE || party.status == v1::PARTY_STATUS_CLOSED) {
+    return absl::FailedPreconditionError(absl::StrCat("`", party.name, "` cannot have keys"));
   }
   if (request.label().size() > 64) return absl::InvalidArgumentError("label: expected at most 64 bytes");
   if (request.expires_us() != 0 && request.expires_us() <= now_us) {
@@ -117,7 +117,7 @@ absl::StatusOr<CreatedKey> CreateKey(Database& db, const v1::CreateKeyRequest& r
   v1::Key& key = created.key;
   key.set_key_id(NewTimeOrderedId().ToBytes());
   key.set_public_id(made.public_id);
-  key.set_party_id(party.party_id());
+  key.set_party_id(party.party_id.ToBytes());
   key.set_label(request.label());
   key.set_created_us(now_us);
   key.set_expires_us(request.expires_us());
@@ -129,43 +129,43 @@ absl::StatusOr<CreatedKey> CreateKey(Database& db, const v1::CreateKeyRequest& r
   key.set_concurrency(request.concurrency());
   key.set_budget_micro(request.budget_micro());
   db.Execute(
-      "INSERT INTO api_key (key_id, public_id, secret_hmac, party_id, label, created_us, expires_us, revoked_us, "
+      "INSERT INTO api_key (key_id, public_id, secret_hmac, party_no, label, created_us, expires_us, revoked_us, "
       "scopes, models, cidrs, requests_per_minute, tokens_per_minute, concurrency, budget_micro) "
       "VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?)",
-      Blob{key.key_id()}, key.public_id(), Blob{HmacOfSecret(pepper, made.secret)}, Blob{key.party_id()}, key.label(),
-      now_us, key.expires_us(), scopes, models, cidrs, key.requests_per_minute(), key.tokens_per_minute(),
-      key.concurrency(), key.budget_micro());
+      Blob{key.key_id()}, key.public_id(), Blob{HmacOfSecret(pepper, made.secret)}, party.party_no, key.label(), now_us,
+      key.expires_us(), scopes, models, cidrs, key.requests_per_minute(), key.tokens_per_minute(), key.concurrency(),
+      key.budget_micro());
   return created;
 }
 
 absl::StatusOr<v1::ListKeysResponse> ListKeys(Database& db, const std::string& party_name) {
-  GANTRY_ASSIGN_OR_RETURN(v1::Party party, FindParty(db, party_name));
+  GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, party_name));
   v1::ListKeysResponse response;
   Rows rows = db.Query("SELECT " KEY_COLUMNS
-                       " FROM api_key k JOIN party p USING (party_id) WHERE k.party_id = ? ORDER BY k.created_us",
-                       Blob{party.party_id()});
+                       " FROM api_key k JOIN party p USING (party_no) WHERE p.party_id = ? ORDER BY k.created_us",
+                       party.party_id);
   while (rows.Next()) *response.add_keys() = ReadKey(rows);
   return response;
 }
 
 absl::StatusOr<v1::Key> RevokeKey(Database& db, const v1::RevokeKeyRequest& request, int64_t now_us) {
   db.Execute("UPDATE api_key SET revoked_us = ? WHERE public_id = ? AND revoked_us = 0", now_us, request.public_id());
-  Rows rows = db.Query("SELECT " KEY_COLUMNS " FROM api_key k JOIN party p USING (party_id) WHERE k.public_id = ?",
+  Rows rows = db.Query("SELECT " KEY_COLUMNS " FROM api_key k JOIN party p USING (party_no) WHERE k.public_id = ?",
                        request.public_id());
   if (!rows.Next()) return absl::NotFoundError(absl::StrCat("no key with id ", request.public_id()));
   return ReadKey(rows);
 }
 
 std::vector<v1::KeyRecord> AllKeyRecords(Database& db) {
-  return ReadRecords(db.Query("SELECT " KEY_COLUMNS " FROM api_key k JOIN party p USING (party_id)"));
+  return ReadRecords(db.Query("SELECT " KEY_COLUMNS " FROM api_key k JOIN party p USING (party_no)"));
 }
 std::vector<v1::KeyRecord> KeyRecordsOfParty(Database& db, const Id16& party_id) {
   return ReadRecords(
-      db.Query("SELECT " KEY_COLUMNS " FROM api_key k JOIN party p USING (party_id) WHERE k.party_id = ?", party_id));
+      db.Query("SELECT " KEY_COLUMNS " FROM api_key k JOIN party p USING (party_no) WHERE p.party_id = ?", party_id));
 }
 std::vector<v1::KeyRecord> KeyRecordsOfKey(Database& db, const std::string& public_id) {
   return ReadRecords(
-      db.Query("SELECT " KEY_COLUMNS " FROM api_key k JOIN party p USING (party_id) WHERE k.public_id = ?", public_id));
+      db.Query("SELECT " KEY_COLUMNS " FROM api_key k JOIN party p USING (party_no) WHERE k.public_id = ?", public_id));
 }
 
 absl::StatusOr<Secret> LoadOrCreatePepper(const std::string& path) {

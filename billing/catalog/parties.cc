@@ -1,9 +1,11 @@
 #include "billing/catalog/parties.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "billing/ledger/ledger.h"
 #include "engine/base/status_macros.h"
 
@@ -14,22 +16,29 @@ constexpr size_t kNameLimit = 64;
 constexpr size_t kLegalNameLimit = 256;
 constexpr int64_t kCreditLimitMax = 1'000'000'000'000'000;
 
-// Columns as ReadParty reads them.
-#define PARTY_COLUMNS \
-  "party_id, kind, name, legal_name, currency, status, parent_id, plan, credit_limit_micro, created_us"
-
-v1::Party ReadParty(const Rows& rows) {
+v1::Party ToProto(Database& db, const PartyRow& row) {
   v1::Party party;
-  party.set_party_id(rows.Text(0));
-  party.set_kind(static_cast<v1::PartyKind>(rows.Int(1)));
-  party.set_name(rows.Text(2));
-  party.set_legal_name(rows.Text(3));
-  party.set_currency(rows.Text(4));
-  party.set_status(static_cast<v1::PartyStatus>(rows.Int(5)));
-  party.set_parent_id(rows.Text(6));
-  party.set_plan(rows.Text(7));
-  party.set_credit_limit_micro(rows.Int(8));
-  party.set_created_us(rows.Int(9));
+  party.set_party_id(row.party_id.ToBytes());
+  party.set_kind(row.kind);
+  party.set_name(row.name);
+  party.set_legal_name(row.legal_name);
+  party.set_currency(row.currency);
+  party.set_status(row.status);
+  party.set_credit_limit_micro(row.credit_limit_micro);
+  party.set_created_us(row.created_us);
+  party.set_time_zone(row.time_zone);
+  if (row.depth > 0) {
+    absl::StatusOr<PartyRow> parent = PartyByNo(db, row.parent_no);
+    if (parent.ok()) {
+      party.set_parent_id(parent->party_id.ToBytes());
+      party.set_parent_name(parent->name);
+    }
+    Rows plan = db.Query(
+        "SELECT p.name FROM subscription s JOIN plan p USING (plan_no) WHERE s.party_no = ? "
+        "ORDER BY s.from_us DESC LIMIT 1",
+        row.party_no);
+    if (plan.Next()) party.set_plan(plan.Text(0));
+  }
   return party;
 }
 
@@ -48,6 +57,59 @@ absl::Status CheckCurrency(const std::string& currency) {
   return absl::InvalidArgumentError("currency: expected an ISO 4217 code such as EUR");
 }
 
+absl::Status CheckTimeZone(const std::string& name) {
+  absl::TimeZone zone;
+  if (name.size() <= kNameLimit && absl::LoadTimeZone(name, &zone)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("time_zone: expected an IANA name such as Europe/Berlin, found `", name, "`"));
+}
+
+absl::Status PlaceUnderParent(Database& db, const std::string& parent_name, PartyRow* row) {
+  const bool sellable =
+      row->kind == v1::PARTY_KIND_TENANT || row->kind == v1::PARTY_KIND_RESELLER || row->kind == v1::PARTY_KIND_PEER;
+  if (!sellable) return absl::InvalidArgumentError("kind: expected house, reseller, tenant or peer");
+  absl::StatusOr<PartyRow> parent = parent_name.empty() ? HouseOf(db) : PartyByName(db, parent_name);
+  if (!parent.ok()) return parent.status();
+  if (parent->kind != v1::PARTY_KIND_HOUSE && parent->kind != v1::PARTY_KIND_RESELLER) {
+    return absl::FailedPreconditionError(absl::StrCat("parent_name: `", parent->name, "` is not a reseller"));
+  }
+  if (parent->status == v1::PARTY_STATUS_CLOSED) {
+    return absl::FailedPreconditionError(absl::StrCat("parent_name: `", parent->name, "` is closed"));
+  }
+  if (parent->depth == kPartyDepthMax) {
+    return absl::FailedPreconditionError(absl::StrCat("parent_name: `", parent->name, "` is at the ",
+                                                      kPartyDepthMax + 1, "th level already, which is the last"));
+  }
+  if (row->currency.empty()) row->currency = parent->currency;
+  if (parent->depth > 0 && row->currency != parent->currency) {
+    return absl::FailedPreconditionError(absl::StrCat("currency: expected ", parent->currency, ", which `",
+                                                      parent->name, "` buys in, found ", row->currency));
+  }
+  if (row->time_zone.empty()) row->time_zone = parent->time_zone;
+  row->parent_no = parent->party_no;
+  row->depth = parent->depth + 1;
+  return absl::OkStatus();
+}
+
+absl::Status SubscribeTo(Database& db, const PartyRow& party, const std::string& plan, int64_t from_us) {
+  int64_t plan_no = 0;
+  {
+    Rows rows = db.Query(
+        "SELECT plan_no FROM plan p WHERE seller_no = ? AND name = ? AND currency = ? "
+        "AND EXISTS (SELECT 1 FROM plan_version v WHERE v.plan_no = p.plan_no)",
+        party.parent_no, plan, party.currency);
+    if (!rows.Next()) {
+      return absl::FailedPreconditionError(absl::StrCat("plan `", plan, "` has no version in ", party.currency));
+    }
+    plan_no = rows.Int(0);
+  }
+  db.Execute(
+      "INSERT INTO subscription (party_no, from_us, plan_no) VALUES (?, ?, ?) "
+      "ON CONFLICT (party_no, from_us) DO UPDATE SET plan_no = excluded.plan_no",
+      party.party_no, from_us, plan_no);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<int64_t> PageSize(uint32_t asked) {
@@ -56,15 +118,8 @@ absl::StatusOr<int64_t> PageSize(uint32_t asked) {
 }
 
 absl::StatusOr<v1::Party> FindParty(Database& db, const std::string& name) {
-  Rows rows = db.Query("SELECT " PARTY_COLUMNS " FROM party WHERE name = ?", name);
-  if (!rows.Next()) return absl::NotFoundError(absl::StrCat("no tenant named `", name, "`"));
-  return ReadParty(rows);
-}
-
-absl::StatusOr<v1::Party> FindParty(Database& db, const Id16& party_id) {
-  Rows rows = db.Query("SELECT " PARTY_COLUMNS " FROM party WHERE party_id = ?", party_id);
-  if (!rows.Next()) return absl::NotFoundError(absl::StrCat("no party with id ", party_id.ToHex()));
-  return ReadParty(rows);
+  GANTRY_ASSIGN_OR_RETURN(PartyRow row, PartyByName(db, name));
+  return ToProto(db, row);
 }
 
 absl::StatusOr<v1::Party> CreateParty(Database& db, const v1::CreatePartyRequest& request, int64_t now_us) {
@@ -75,108 +130,99 @@ absl::StatusOr<v1::Party> CreateParty(Database& db, const v1::CreatePartyRequest
   if (request.credit_limit_micro() < 0 || request.credit_limit_micro() > kCreditLimitMax) {
     return absl::InvalidArgumentError(absl::StrCat("credit_limit_micro: expected 0..", kCreditLimitMax));
   }
-  const bool house = request.kind() == v1::PARTY_KIND_HOUSE;
-  if (!house && request.kind() != v1::PARTY_KIND_TENANT) {
-    return absl::InvalidArgumentError("kind: expected house or tenant");
-  }
-  std::string currency = request.currency();
-  std::string plan;
-  Id16 parent{};
-  if (house) {
+  PartyRow row{.party_id = NewTimeOrderedId(),
+               .kind = request.kind(),
+               .name = request.name(),
+               .legal_name = request.legal_name(),
+               .currency = request.currency(),
+               .status = v1::PARTY_STATUS_ACTIVE,
+               .credit_limit_micro = request.credit_limit_micro(),
+               .time_zone = request.time_zone(),
+               .created_us = now_us};
+  if (row.kind == v1::PARTY_KIND_HOUSE) {
     Rows rows = db.Query("SELECT name FROM party WHERE kind = 1");
     if (rows.Next()) return absl::AlreadyExistsError(absl::StrCat("there is a house already: ", rows.Text(0)));
-    GANTRY_RETURN_IF_ERROR(CheckCurrency(currency));
+    if (row.time_zone.empty()) row.time_zone = "UTC";
   } else {
-    GANTRY_ASSIGN_OR_RETURN(House owner, HouseOf(db));
-    parent = owner.party_id;
-    if (currency.empty()) currency = owner.currency;
-    GANTRY_RETURN_IF_ERROR(CheckCurrency(currency));
-    plan = request.plan().empty() ? "standard" : request.plan();
-    Rows rows = db.Query("SELECT 1 FROM plan_version WHERE plan = ? AND currency = ? LIMIT 1", plan, currency);
-    if (!rows.Next()) {
-      return absl::FailedPreconditionError(absl::StrCat("plan `", plan, "` has no version in ", currency));
-    }
+    GANTRY_RETURN_IF_ERROR(PlaceUnderParent(db, request.parent_name(), &row));
   }
+  GANTRY_RETURN_IF_ERROR(CheckCurrency(row.currency));
+  GANTRY_RETURN_IF_ERROR(CheckTimeZone(row.time_zone));
   {
-    Rows rows = db.Query("SELECT 1 FROM party WHERE name = ?", request.name());
-    if (rows.Next()) return absl::AlreadyExistsError(absl::StrCat("the name `", request.name(), "` is taken"));
+    Rows rows = db.Query("SELECT 1 FROM party WHERE name = ?", row.name);
+    if (rows.Next()) return absl::AlreadyExistsError(absl::StrCat("the name `", row.name, "` is taken"));
   }
-  v1::Party party;
-  party.set_party_id(NewTimeOrderedId().ToBytes());
-  party.set_kind(request.kind());
-  party.set_name(request.name());
-  party.set_legal_name(request.legal_name());
-  party.set_currency(currency);
-  party.set_status(v1::PARTY_STATUS_ACTIVE);
-  if (!house) party.set_parent_id(parent.ToBytes());
-  party.set_plan(plan);
-  party.set_credit_limit_micro(request.credit_limit_micro());
-  party.set_created_us(now_us);
   constexpr char kInsert[] =
-      "INSERT INTO party (party_id, kind, name, legal_name, currency, status, parent_id, plan, credit_limit_micro, "
-      "created_us) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?)";
-  const Blob id{party.party_id()};
-  const auto kind = static_cast<int64_t>(party.kind());
-  if (house) {
-    db.Execute(kInsert, id, kind, party.name(), party.legal_name(), currency, nullptr, plan, party.credit_limit_micro(),
-               now_us);
-  } else {
-    db.Execute(kInsert, id, kind, party.name(), party.legal_name(), currency, parent, plan, party.credit_limit_micro(),
-               now_us);
+      "INSERT INTO party (party_id, kind, name, legal_name, currency, status, parent_no, depth, credit_limit_micro, "
+      "time_zone, created_us) VALUES (?, ?, ?, ?, ?, ?, nullif(?, 0), ?, ?, ?, ?)";
+  db.Execute(kInsert, row.party_id, static_cast<int64_t>(row.kind), row.name, row.legal_name, row.currency,
+             static_cast<int64_t>(row.status), row.parent_no, row.depth, row.credit_limit_micro, row.time_zone, now_us);
+  row.party_no = db.LastRowId();
+  if (row.depth > 0) {
+    const std::string plan = request.plan().empty() ? "standard" : request.plan();
+    GANTRY_RETURN_IF_ERROR(SubscribeTo(db, row, plan, now_us));
   }
-  return party;
+  return ToProto(db, row);
+}
+
+absl::StatusOr<v1::Party> Subscribe(Database& db, const v1::SubscribeRequest& request, int64_t now_us) {
+  GANTRY_ASSIGN_OR_RETURN(PartyRow row, PartyByName(db, request.party_name()));
+  if (row.depth == 0) return absl::InvalidArgumentError("the house buys from nobody");
+  if (request.from_us() != 0 && request.from_us() < now_us) {
+    return absl::InvalidArgumentError("from_us: expected a time to come, or 0 for now: prices do not change backwards");
+  }
+  GANTRY_RETURN_IF_ERROR(SubscribeTo(db, row, request.plan(), request.from_us() == 0 ? now_us : request.from_us()));
+  return ToProto(db, row);
 }
 
 absl::StatusOr<v1::Party> SetPartyStatus(Database& db, const v1::SetPartyStatusRequest& request) {
   GANTRY_ASSIGN_OR_RETURN(Id16 id, Id16::FromBytes(request.party_id()));
-  GANTRY_ASSIGN_OR_RETURN(v1::Party party, FindParty(db, id));
+  GANTRY_ASSIGN_OR_RETURN(PartyRow row, PartyById(db, id));
   if (request.status() < v1::PARTY_STATUS_ACTIVE || request.status() > v1::PARTY_STATUS_CLOSED) {
     return absl::InvalidArgumentError("status: expected active, suspended or closed");
   }
-  if (party.status() == v1::PARTY_STATUS_CLOSED && request.status() != v1::PARTY_STATUS_CLOSED) {
-    return absl::FailedPreconditionError(absl::StrCat("`", party.name(), "` is closed for good"));
+  if (row.status == v1::PARTY_STATUS_CLOSED && request.status() != v1::PARTY_STATUS_CLOSED) {
+    return absl::FailedPreconditionError(absl::StrCat("`", row.name, "` is closed for good"));
   }
-  db.Execute("UPDATE party SET status = ? WHERE party_id = ?", static_cast<int64_t>(request.status()), id);
-  party.set_status(request.status());
-  return party;
+  db.Execute("UPDATE party SET status = ? WHERE party_no = ?", static_cast<int64_t>(request.status()), row.party_no);
+  row.status = request.status();
+  return ToProto(db, row);
 }
 
 absl::StatusOr<v1::ListPartiesResponse> ListParties(Database& db, const v1::ListPartiesRequest& request) {
   GANTRY_ASSIGN_OR_RETURN(int64_t size, PageSize(request.page_size()));
-  v1::ListPartiesResponse response;
+  std::vector<std::string> names;
   {
-    Rows rows = db.Query("SELECT " PARTY_COLUMNS " FROM party WHERE name > ? ORDER BY name LIMIT ?",
-                         request.page_token(), size + 1);
-    while (rows.Next()) {
-      if (response.parties_size() == size) {
-        response.set_next_page_token(response.parties(static_cast<int>(size) - 1).name());
-        break;
-      }
-      *response.add_parties() = ReadParty(rows);
-    }
+    Rows rows = db.Query("SELECT name FROM party WHERE name > ? ORDER BY name LIMIT ?", request.page_token(), size + 1);
+    while (rows.Next()) names.push_back(rows.Text(0));
   }
-  for (const v1::Party& party : response.parties()) {
-    GANTRY_ASSIGN_OR_RETURN(*response.add_balances(), GetBalance(db, party.name(), 0));
+  v1::ListPartiesResponse response;
+  if (static_cast<int64_t>(names.size()) > size) {
+    names.pop_back();
+    response.set_next_page_token(names.back());
+  }
+  for (const std::string& name : names) {
+    GANTRY_ASSIGN_OR_RETURN(*response.add_parties(), FindParty(db, name));
+    GANTRY_ASSIGN_OR_RETURN(*response.add_balances(), GetBalance(db, name, 0));
   }
   return response;
 }
 
 absl::StatusOr<v1::Balance> GetBalance(Database& db, const std::string& party_name, int64_t as_of_us) {
-  GANTRY_ASSIGN_OR_RETURN(v1::Party party, FindParty(db, party_name));
-  GANTRY_ASSIGN_OR_RETURN(Id16 id, Id16::FromBytes(party.party_id()));
-  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, id));
+  GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, party_name));
+  Funds funds = FundsOf(db, party);
   v1::Balance balance;
-  balance.set_party_id(party.party_id());
-  balance.set_party_name(party.name());
-  balance.set_currency(party.currency());
+  balance.set_party_id(party.party_id.ToBytes());
+  balance.set_party_name(party.name);
+  balance.set_currency(party.currency);
   if (as_of_us > 0) {
     Rows rows = db.Query(
-        "SELECT coalesce(sum(CASE WHEN credit_account = ?1 THEN amount_micro ELSE -amount_micro END), 0) FROM transfer "
-        "WHERE (credit_account = ?1 OR debit_account = ?1) AND booked_us <= ?2",
-        funds.account_id, as_of_us);
+        "SELECT (SELECT coalesce(sum(amount_micro), 0) FROM transfer WHERE credit_account = ?1 AND booked_us <= ?2) - "
+        "(SELECT coalesce(sum(amount_micro), 0) FROM transfer WHERE debit_account = ?1 AND booked_us <= ?2)",
+        funds.account_no, as_of_us);
     if (rows.Next()) funds.posted_micro = rows.Int(0);
     funds.held_micro = 0;
-    funds.available_micro = funds.posted_micro + party.credit_limit_micro();
+    funds.available_micro = funds.posted_micro + party.credit_limit_micro;
   }
   balance.set_posted_micro(funds.posted_micro);
   balance.set_held_micro(funds.held_micro);

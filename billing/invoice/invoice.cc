@@ -2,122 +2,117 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/time.h"
-#include "billing/catalog/parties.h"
+#include "billing/catalog/periods.h"
 #include "billing/catalog/plans.h"
-#include "billing/ledger/ledger.h"
+#include "billing/parties/party_tree.h"
 #include "billing/rating/rating.h"
 #include "billing/store/chain.h"
+#include "billing/usage/rollup.h"
 #include "engine/base/status_macros.h"
 
 namespace gantry::billing {
 namespace {
 
-struct Month {
-  int64_t from_us, to_us;
+struct Totals {
+  __int128 pico = 0;
+  int64_t net_minor = 0;
+  int64_t requests = 0;
 };
 
-absl::StatusOr<Month> ParsePeriod(const std::string& period) {
-  absl::CivilMonth month;
-  if (period.size() != 7 || !absl::ParseCivilTime(period, &month) || month.year() < 2020 || month.year() > 9000) {
-    return absl::InvalidArgumentError(absl::StrCat("period: expected YYYY-MM, found `", period, "`"));
+absl::Status AddLine(v1::Invoice* invoice, v1::InvoiceLine line, __int128 amount_pico, Totals* totals) {
+  if (amount_pico > INT64_MAX || amount_pico < -INT64_MAX) {
+    return absl::OutOfRangeError("an invoice line is larger than 9.2 million units");
   }
-  const absl::TimeZone utc = absl::UTCTimeZone();
-  return Month{absl::ToUnixMicros(absl::FromCivil(month, utc)), absl::ToUnixMicros(absl::FromCivil(month + 1, utc))};
+  line.set_amount_pico(static_cast<int64_t>(amount_pico));
+  line.set_net_minor(RoundToMinor(amount_pico, static_cast<int>(invoice->minor_digits())));
+  totals->pico += amount_pico;
+  totals->net_minor += line.net_minor();
+  *invoice->add_lines() = std::move(line);
+  return absl::OkStatus();
 }
 
-v1::TokenClass ProtoOf(TokenClass token_class) {
-  switch (token_class) {
-    case TokenClass::kInput:
-      return v1::TOKEN_CLASS_INPUT;
-    case TokenClass::kCachedInput:
-      return v1::TOKEN_CLASS_CACHED_INPUT;
-    case TokenClass::kOutput:
-      return v1::TOKEN_CLASS_OUTPUT;
-    case TokenClass::kRequest:
-      return v1::TOKEN_CLASS_REQUEST;
+// The lines of one version, then what of them is free.
+absl::Status AddVersion(Database& db, const std::vector<RollupRow>& rows, v1::Invoice* invoice, Totals* totals) {
+  GANTRY_ASSIGN_OR_RETURN(std::shared_ptr<const PlanTerms> terms, TermsOf(db, rows[0].plan_version_id));
+  __int128 gross = 0;
+  for (const RollupRow& row : rows) {
+    const PriceLine& line = terms->lines[static_cast<size_t>(row.line)];
+    gross += row.amount_pico;
+    if (line.token_class == TokenClass::kRequest) {
+      totals->requests += row.quantity;
+      // Nobody sells requests for nothing: a line of them says something only when they have a price.
+      if (row.amount_pico == 0) continue;
+    }
+    v1::InvoiceLine added;
+    added.set_kind("usage");
+    added.set_model(row.model);
+    added.set_token_class(ProtoOf(line.token_class));
+    added.set_plan_version_id(row.plan_version_id.ToBytes());
+    added.set_quantity(row.quantity);
+    const v1::PriceLine priced = ToProto(line);
+    added.set_price_micro_per_m(priced.price_micro_per_m());
+    added.set_mode(priced.mode());
+    added.set_context_from(priced.context_from());
+    added.set_context_to(priced.context_to());
+    GANTRY_RETURN_IF_ERROR(AddLine(invoice, std::move(added), row.amount_pico, totals));
   }
-  return v1::TOKEN_CLASS_UNSPECIFIED;
+  const __int128 allowed = static_cast<__int128>(terms->allowance_micro) * 1'000'000;
+  const __int128 free = std::min(gross, allowed);
+  if (free <= 0) return absl::OkStatus();
+  v1::InvoiceLine line;
+  line.set_kind("allowance");
+  line.set_plan_version_id(rows[0].plan_version_id.ToBytes());
+  line.set_quantity(1);
+  return AddLine(invoice, std::move(line), -free, totals);
 }
 
-struct Group {
-  std::string model;
-  Id16 plan_version;
-  Quantities quantities;
-  int64_t amount_pico = 0;
-};
-
-std::vector<Group> Groups(Database& db, const v1::Party& party, const std::string& period) {
-  std::vector<Group> groups;
-  Rows rows = db.Query(
-      "SELECT model, plan_version_id, sum(prompt_tokens - cached_tokens), sum(cached_tokens), sum(output_tokens), "
-      "sum(requests), sum(amount_pico) FROM usage_event WHERE party_id = ? AND period = ? AND requests = 1 "
-      "GROUP BY model, plan_version_id ORDER BY model, plan_version_id",
-      Blob{party.party_id()}, period);
-  while (rows.Next()) {
-    groups.push_back({rows.Text(0), rows.Id(1), {rows.Int(2), rows.Int(3), rows.Int(4), rows.Int(5)}, rows.Int(6)});
-  }
-  return groups;
-}
-
-absl::StatusOr<v1::Invoice> Draft(Database& db, const v1::Party& party, const std::string& period) {
-  GANTRY_ASSIGN_OR_RETURN(Month month, ParsePeriod(period));
-  GANTRY_ASSIGN_OR_RETURN(House house, HouseOf(db));
-  GANTRY_ASSIGN_OR_RETURN(v1::Party seller, FindParty(db, house.party_id));
+absl::StatusOr<v1::Invoice> Draft(Database& db, const PartyRow& party, const std::string& label) {
+  GANTRY_ASSIGN_OR_RETURN(const Period period, PeriodNamed(db, party, label));
+  if (party.depth == 0) return absl::InvalidArgumentError("the house buys from nobody");
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow seller, PartyByNo(db, party.parent_no));
   v1::Invoice invoice;
   invoice.set_state("draft");
-  invoice.set_party_name(party.name());
-  invoice.set_legal_name(party.legal_name());
-  invoice.set_seller(seller.legal_name().empty() ? seller.name() : seller.legal_name());
-  invoice.set_period(period);
-  invoice.set_period_from_us(month.from_us);
-  invoice.set_period_to_us(month.to_us);
-  invoice.set_currency(party.currency());
-  const int digits = MinorDigits(party.currency());
-  invoice.set_minor_digits(static_cast<uint32_t>(digits));
-  int64_t net = 0, pico = 0, requests = 0;
-  for (const Group& group : Groups(db, party, period)) {
-    GANTRY_ASSIGN_OR_RETURN(std::vector<PriceLine> lines, LinesOf(db, group.plan_version));
-    int64_t rated = 0;
-    for (TokenClass token_class : kTokenClasses) {
-      GANTRY_ASSIGN_OR_RETURN(int64_t price, PriceOf(lines, group.model, token_class));
-      const int64_t quantity = group.quantities.of(token_class);
-      // Nobody sells requests for nothing: a line of them says something only when they have a price.
-      if (quantity == 0 || (token_class == TokenClass::kRequest && price == 0)) continue;
-      int64_t amount = 0;
-      if (__builtin_mul_overflow(quantity, price, &amount) || __builtin_add_overflow(rated, amount, &rated)) {
-        return absl::OutOfRangeError("an invoice line is larger than 9.2 million units");
-      }
-      v1::InvoiceLine* line = invoice.add_lines();
-      line->set_model(group.model);
-      line->set_token_class(ProtoOf(token_class));
-      line->set_plan_version_id(group.plan_version.ToBytes());
-      line->set_quantity(static_cast<uint64_t>(quantity));
-      line->set_price_micro_per_m(price);
-      line->set_amount_pico(amount);
-      line->set_net_minor(RoundToMinor(amount, digits));
-      net += line->net_minor();
-    }
-    if (rated != group.amount_pico) {
-      return absl::DataLossError(absl::StrCat("usage of model ", group.model, " was rated with ", group.amount_pico,
-                                              " pico-units, its invoice lines give ", rated));
-    }
-    if (__builtin_add_overflow(pico, rated, &pico)) return absl::OutOfRangeError("the invoice is too large");
-    requests += group.quantities.requests;
+  invoice.set_party_name(party.name);
+  invoice.set_legal_name(party.legal_name);
+  invoice.set_seller(seller.legal_name.empty() ? seller.name : seller.legal_name);
+  invoice.set_period(label);
+  invoice.set_period_from_us(period.from_us);
+  invoice.set_period_to_us(period.to_us);
+  invoice.set_currency(party.currency);
+  invoice.set_minor_digits(static_cast<uint32_t>(MinorDigits(party.currency)));
+  Totals totals;
+  const std::vector<RollupRow> rows = RollupOf(db, party.party_no, period.period);
+  for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
+    while (end < rows.size() && rows[end].plan_version_id == rows[begin].plan_version_id) ++end;
+    const auto first = rows.begin() + static_cast<std::ptrdiff_t>(begin);
+    GANTRY_RETURN_IF_ERROR(
+        AddVersion(db, {first, first + static_cast<std::ptrdiff_t>(end - begin)}, &invoice, &totals));
   }
-  invoice.set_net_minor(net);
-  invoice.set_total_minor(net);
-  invoice.set_amount_pico(pico);
-  invoice.set_requests(static_cast<uint64_t>(requests));
+  const absl::StatusOr<std::shared_ptr<const PlanTerms>> terms = TermsAt(db, party.party_no, period.to_us - 1);
+  const __int128 committed = terms.ok() ? static_cast<__int128>((*terms)->commitment_micro) * 1'000'000 : 0;
+  if (committed > totals.pico) {
+    v1::InvoiceLine line;
+    line.set_kind("commitment");
+    line.set_plan_version_id((*terms)->version_id.ToBytes());
+    line.set_quantity(1);
+    GANTRY_RETURN_IF_ERROR(AddLine(&invoice, std::move(line), committed - totals.pico, &totals));
+  }
+  if (totals.pico > INT64_MAX || totals.pico < -INT64_MAX) return absl::OutOfRangeError("the invoice is too large");
+  invoice.set_net_minor(totals.net_minor);
+  invoice.set_total_minor(totals.net_minor);
+  invoice.set_amount_pico(static_cast<int64_t>(totals.pico));
+  invoice.set_requests(static_cast<uint64_t>(std::max<int64_t>(totals.requests, 0)));
   return invoice;
 }
 
-absl::StatusOr<bool> ReadFinal(Database& db, const v1::Party& party, const std::string& period, v1::Invoice* invoice) {
-  Rows rows = db.Query("SELECT content FROM invoice WHERE party_id = ? AND period = ?", Blob{party.party_id()}, period);
+absl::StatusOr<bool> ReadFinal(Database& db, const PartyRow& party, int64_t period, v1::Invoice* invoice) {
+  Rows rows = db.Query("SELECT content FROM invoice WHERE party_no = ? AND period = ?", party.party_no, period);
   if (!rows.Next()) return false;
   if (!invoice->ParseFromString(rows.Text(0))) return absl::DataLossError("a final invoice cannot be read");
   return true;
@@ -134,22 +129,26 @@ int MinorDigits(const std::string& currency) {
 }
 
 absl::StatusOr<v1::Invoice> GetInvoice(Database& db, const v1::GetInvoiceRequest& request) {
-  GANTRY_ASSIGN_OR_RETURN(v1::Party party, FindParty(db, request.party_name()));
+  GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, request.party_name()));
+  GANTRY_ASSIGN_OR_RETURN(const int64_t period, ParsePeriod(request.period()));
   v1::Invoice invoice;
-  GANTRY_ASSIGN_OR_RETURN(bool is_final, ReadFinal(db, party, request.period(), &invoice));
+  GANTRY_ASSIGN_OR_RETURN(bool is_final, ReadFinal(db, party, period, &invoice));
   if (is_final) return invoice;
   return Draft(db, party, request.period());
 }
 
 absl::StatusOr<v1::Invoice> FinalizeInvoice(Database& db, const v1::FinalizeInvoiceRequest& request, int64_t now_us) {
-  GANTRY_ASSIGN_OR_RETURN(v1::Party party, FindParty(db, request.party_name()));
+  GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, request.party_name()));
+  GANTRY_ASSIGN_OR_RETURN(const int64_t number_of_period, ParsePeriod(request.period()));
   v1::Invoice invoice;
-  GANTRY_ASSIGN_OR_RETURN(bool is_final, ReadFinal(db, party, request.period(), &invoice));
+  GANTRY_ASSIGN_OR_RETURN(bool is_final, ReadFinal(db, party, number_of_period, &invoice));
   if (is_final) return invoice;
-  GANTRY_ASSIGN_OR_RETURN(Month month, ParsePeriod(request.period()));
-  if (now_us < month.to_us) {
+  GANTRY_ASSIGN_OR_RETURN(const Period named, PeriodNamed(db, party, request.period()));
+  if (now_us < named.to_us) {
     return absl::FailedPreconditionError(absl::StrCat("period ", request.period(), " is not over"));
   }
+  // Stored from now on, whether or not there was any usage.
+  GANTRY_ASSIGN_OR_RETURN(const Period period, PeriodAt(db, party, named.from_us));
   {
     Rows rows = db.Query("SELECT max(booked_us) FROM transfer");
     if (rows.Next() && rows.Int(0) > now_us) {
@@ -158,9 +157,9 @@ absl::StatusOr<v1::Invoice> FinalizeInvoice(Database& db, const v1::FinalizeInvo
   }
   {
     Rows rows = db.Query(
-        "SELECT count(*) FROM usage_event u JOIN witness_match m ON m.request_id = u.request_id "
-        "WHERE u.party_id = ? AND u.period = ? AND m.state = 'waiting'",
-        Blob{party.party_id()}, request.period());
+        "SELECT count(*) FROM unmatched m JOIN usage_event u USING (request_id) JOIN rating r ON r.event_seq = u.seq "
+        "WHERE m.state = 'waiting' AND r.buyer_no = ? AND r.period = ?",
+        party.party_no, period.period);
     if (rows.Next() && rows.Int(0) > 0) {
       return absl::FailedPreconditionError(absl::StrCat(rows.Int(0), " requests of the period wait for a witness"));
     }
@@ -176,8 +175,9 @@ absl::StatusOr<v1::Invoice> FinalizeInvoice(Database& db, const v1::FinalizeInvo
   invoice.set_number(absl::StrFormat("%s-%06d", series, number));
   const std::string content = invoice.SerializeAsString();
   db.Execute(
-      "INSERT INTO invoice (party_id, period, series, number, content, hash, issued_us) VALUES (?, ?, ?, ?, ?, ?, ?)",
-      Blob{party.party_id()}, request.period(), series, number, Blob{content}, Blob{Sha256(content)}, now_us);
+      "INSERT INTO invoice (party_no, period, series, number, content, hash, issued_us) VALUES (?, ?, ?, ?, ?, ?, ?)",
+      party.party_no, period.period, series, number, Blob{content}, Blob{Sha256(content)}, now_us);
+  db.Execute("UPDATE billing_period SET closed = 1 WHERE party_no = ? AND period = ?", party.party_no, period.period);
   return invoice;
 }
 

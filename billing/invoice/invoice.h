@@ -1,8 +1,8 @@
-// What a tenant owes for a month (UTC), from its usage alone.
+// What a buyer owes its seller for a month of its time zone, from its usage alone.
 //
-// One line per model, token class and plan version: quantity x price, exact in pico-units, rounded once to minor units,
-// half away from zero; totals are sums of rounded lines (EN 16931). A draft can be computed at any time; a final one
-// has the next number of its series, gapless, and never changes.
+// One line per plan version, price line and model: its amount, exact in pico-units, rounded once to minor units, half
+// away from zero; then what is free and what lacks to the minimum; totals are sums of rounded lines (EN 16931). A draft
+// can be computed at any time; a final one has the next number of its series, gapless, and never changes.
 #pragma once
 
 #include <cstdint>

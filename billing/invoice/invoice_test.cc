@@ -58,7 +58,7 @@ TEST(Invoice, LinesAreUsageTimesPriceRoundedOnce) {
   EXPECT_EQ(invoice.lines(2).quantity(), 2'006'250u);
   EXPECT_EQ(invoice.lines(2).net_minor(), 161) << "160.5 cents, half away from zero";
   EXPECT_EQ(invoice.total_minor(), 15 + 1 + 161);
-  EXPECT_EQ(invoice.amount_pico(), books.Int("SELECT sum(amount_pico) FROM usage_event"));
+  EXPECT_EQ(invoice.amount_pico(), books.Int("SELECT sum(amount_pico) FROM rating"));
 }
 
 TEST(Invoice, AMonthWithoutUsageIsEmpty) {

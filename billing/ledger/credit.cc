@@ -18,24 +18,30 @@ absl::StatusOr<Id16> IdField(const char* name, const std::string& bytes) {
   return *id;
 }
 
-absl::Status PartyMaySpend(Database& db, const Id16& party) {
-  Rows rows = db.Query("SELECT status, name FROM party WHERE party_id = ?", party);
-  if (!rows.Next()) return absl::NotFoundError(absl::StrCat("no party with id ", party.ToHex()));
-  if (rows.Int(0) != v1::PARTY_STATUS_ACTIVE) {
-    return absl::FailedPreconditionError(absl::StrCat("party ", rows.Text(1), " is not active"));
+// The party that wants to spend, with everybody above it who spends with it.
+absl::StatusOr<std::vector<PartyRow>> Spenders(Database& db, PartyRow party) {
+  if (party.status != v1::PARTY_STATUS_ACTIVE) {
+    return absl::FailedPreconditionError(absl::StrCat("party ", party.name, " is not active"));
   }
-  return absl::OkStatus();
+  if (party.depth == 0) return absl::InvalidArgumentError("the house does not buy from itself");
+  return BuyersAbove(db, std::move(party));
 }
 
-absl::Status Insufficient(const Funds& funds, int64_t asked) {
+absl::Status Insufficient(const PartyRow& party, const Funds& funds, int64_t above, int64_t asked) {
+  if (funds.available_micro >= asked) {
+    return absl::FailedPreconditionError(absl::StrCat("insufficient funds of the reseller of ", party.name,
+                                                      ": available ", above, ", asked ", asked, " (millionths of ",
+                                                      party.currency, ")"));
+  }
   return absl::FailedPreconditionError(absl::StrCat("insufficient funds: balance ", funds.posted_micro, ", held ",
                                                     funds.held_micro, ", available ", funds.available_micro, ", asked ",
-                                                    asked, " (millionths of ", funds.currency, ")"));
+                                                    asked, " (millionths of ", party.currency, ")"));
 }
 
 struct HoldRow {
   v1::HoldResponse response;
-  Id16 party_id;
+  Id16 hold_id;
+  int64_t party_no = 0;
   int64_t extensions = 0;
   int64_t last_extension_micro = 0;
 };
@@ -43,11 +49,12 @@ struct HoldRow {
 absl::StatusOr<HoldRow> FindHold(Database& db, const std::string& hold_id) {
   GANTRY_ASSIGN_OR_RETURN(Id16 id, IdField("hold_id", hold_id));
   Rows rows = db.Query(
-      "SELECT party_id, state, held_micro, settled_micro, extensions, last_extension_micro FROM hold WHERE hold_id = ?",
+      "SELECT party_no, state, held_micro, settled_micro, extensions, last_extension_micro FROM hold WHERE hold_id = ?",
       id);
   if (!rows.Next()) return absl::NotFoundError(absl::StrCat("no hold ", id.ToHex()));
   HoldRow hold;
-  hold.party_id = rows.Id(0);
+  hold.hold_id = id;
+  hold.party_no = rows.Int(0);
   hold.response.set_hold_id(hold_id);
   hold.response.set_state(static_cast<v1::HoldState>(rows.Int(1)));
   hold.response.set_held_micro(rows.Int(2));
@@ -57,11 +64,13 @@ absl::StatusOr<HoldRow> FindHold(Database& db, const std::string& hold_id) {
   return hold;
 }
 
+// `held_micro` stays held of the tenant's account: what a posting will release.
 absl::Status EndHold(Database& db, HoldRow& hold, v1::HoldState state, int64_t settled) {
-  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, hold.party_id));
+  GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByNo(db, hold.party_no));
   db.Execute("UPDATE hold SET state = ?, settled_micro = ? WHERE hold_id = ?", static_cast<int64_t>(state), settled,
-             Blob{hold.response.hold_id()});
-  ChangeHeld(db, funds.account_id, -hold.response.held_micro());
+             hold.hold_id);
+  ChangeHeld(db, FundsOf(db, party).account_no, settled - hold.response.held_micro());
+  if (settled == 0) ReturnAbove(db, hold.hold_id, 0, /*close=*/true);
   hold.response.set_state(state);
   hold.response.set_settled_micro(settled);
   return absl::OkStatus();
@@ -91,11 +100,12 @@ absl::Status EnterEpoch(Database& db, const Id16& gateway, uint64_t epoch, int64
 absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantSliceRequest& request, int64_t now_us) {
   GANTRY_ASSIGN_OR_RETURN(Id16 slice, IdField("slice_id", request.slice_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 gateway, IdField("gateway_id", request.gateway_id()));
-  GANTRY_ASSIGN_OR_RETURN(Id16 party, IdField("party_id", request.party_id()));
+  GANTRY_ASSIGN_OR_RETURN(Id16 party_id, IdField("party_id", request.party_id()));
   if (request.minimum_micro() <= 0 || request.wanted_micro() < request.minimum_micro()) {
     return absl::InvalidArgumentError("expected 0 < minimum_micro <= wanted_micro");
   }
   GANTRY_RETURN_IF_ERROR(EnterEpoch(db, gateway, request.gateway_epoch(), now_us));
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyById(db, party_id));
 
   v1::GrantSliceResponse response;
   response.set_slice_id(request.slice_id());
@@ -103,9 +113,9 @@ absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantS
   bool repeat = false;
   {
     Rows rows = db.Query(
-        "SELECT party_id, gateway_id, wanted_micro, minimum_micro, granted_micro FROM slice WHERE slice_id = ?", slice);
+        "SELECT party_no, gateway_id, wanted_micro, minimum_micro, granted_micro FROM slice WHERE slice_id = ?", slice);
     if (rows.Next()) {
-      if (rows.Id(0) != party || rows.Id(1) != gateway || rows.Int(2) != request.wanted_micro() ||
+      if (rows.Int(0) != party.party_no || rows.Id(1) != gateway || rows.Int(2) != request.wanted_micro() ||
           rows.Int(3) != request.minimum_micro()) {
         return absl::AlreadyExistsError(absl::StrCat("slice ", slice.ToHex(), " was asked for with other contents"));
       }
@@ -113,28 +123,26 @@ absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantS
       repeat = true;
     }
   }
-  GANTRY_RETURN_IF_ERROR(PartyMaySpend(db, party));
-  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, party));
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<PartyRow> buyers, Spenders(db, party));
+  const Funds funds = FundsOf(db, party);
+  const int64_t above = AvailableAbove(db, buyers);
+  int64_t available = std::min(funds.available_micro, above);
   if (!repeat) {
-    if (funds.available_micro < request.minimum_micro()) return Insufficient(funds, request.minimum_micro());
-    response.set_granted_micro(std::min(request.wanted_micro(), funds.available_micro));
-    funds.available_micro -= response.granted_micro();
+    if (available < request.minimum_micro()) return Insufficient(party, funds, above, request.minimum_micro());
+    response.set_granted_micro(std::min(request.wanted_micro(), available));
+    available -= response.granted_micro();
     // Only a credit limit can have been used so far when there is no account yet.
-    const Account account = AccountOf(db, party, "prepaid", funds.currency);
-    ChangeHeld(db, account.account_id, response.granted_micro());
+    const Account account = AccountOf(db, party.party_no, "customer", party.currency);
+    ChangeHeld(db, account.account_no, response.granted_micro());
+    HoldAbove(db, buyers, slice, response.granted_micro());
     db.Execute(
-        "INSERT INTO slice (slice_id, party_id, gateway_id, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
+        "INSERT INTO slice (slice_id, party_no, gateway_id, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
         "open, granted_us) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)",
-        slice, party, gateway, request.gateway_epoch(), request.wanted_micro(), request.minimum_micro(),
+        slice, party.party_no, gateway, request.gateway_epoch(), request.wanted_micro(), request.minimum_micro(),
         response.granted_micro(), now_us);
   }
-  response.set_currency(funds.currency);
-  response.set_available_micro(funds.available_micro);
-  Rows plan = db.Query(
-      "SELECT v.plan_version_id FROM plan_version v JOIN party p ON p.plan = v.plan WHERE p.party_id = ? "
-      "AND v.valid_from_us <= ? ORDER BY v.number DESC LIMIT 1",
-      party, now_us);
-  if (plan.Next()) response.set_plan_version_id(plan.Text(0));
+  response.set_currency(party.currency);
+  response.set_available_micro(available);
   return response;
 }
 
@@ -142,14 +150,14 @@ absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::Retu
                                                     int64_t now_us) {
   GANTRY_ASSIGN_OR_RETURN(Id16 slice, IdField("slice_id", request.slice_id()));
   Rows rows = db.Query(
-      "SELECT party_id, granted_micro, spent_micro, returned_micro, open FROM slice WHERE slice_id = ?", slice);
+      "SELECT party_no, granted_micro, spent_micro, returned_micro, open FROM slice WHERE slice_id = ?", slice);
   v1::ReturnSliceResponse response;
   if (!rows.Next()) {
     if (!request.close()) return absl::NotFoundError(absl::StrCat("no slice ", slice.ToHex()));
     db.Execute(
-        "INSERT INTO slice (slice_id, party_id, gateway_id, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
-        "open, granted_us) VALUES (?, ?, ?, 0, 0, 0, 0, 0, ?)",
-        slice, Id16{}, Id16{}, now_us);
+        "INSERT INTO slice (slice_id, party_no, gateway_id, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
+        "open, granted_us) VALUES (?, 0, ?, 0, 0, 0, 0, 0, ?)",
+        slice, Id16{}, now_us);
     return response;
   }
   const int64_t granted = rows.Int(1), spent = rows.Int(2), returned = rows.Int(3);
@@ -162,44 +170,57 @@ absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::Retu
     return absl::InvalidArgumentError(absl::StrCat("returned_micro: expected at most ", granted - spent, " (granted ",
                                                    granted, ", spent ", spent, "), found ", request.returned_micro()));
   }
-  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, rows.Id(0)));
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByNo(db, rows.Int(0)));
   db.Execute("UPDATE slice SET returned_micro = ?, open = ? WHERE slice_id = ?", now_returned, request.close() ? 0 : 1,
              slice);
-  ChangeHeld(db, funds.account_id, returned - now_returned);
+  ChangeHeld(db, FundsOf(db, party).account_no, returned - now_returned);
+  ReturnAbove(db, slice, now_returned - returned, request.close());
   response.set_remaining_micro(granted - spent - now_returned);
   return response;
 }
 
 // ---- holds ----
 
+namespace {
+
+// Of the party and of everybody above it, or of nobody.
+absl::Status SetAside(Database& db, const PartyRow& party, const Id16& hold, int64_t micro) {
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<PartyRow> buyers, Spenders(db, party));
+  const Funds funds = FundsOf(db, party);
+  const int64_t above = AvailableAbove(db, buyers);
+  if (std::min(funds.available_micro, above) < micro) return Insufficient(party, funds, above, micro);
+  ChangeHeld(db, AccountOf(db, party.party_no, "customer", party.currency).account_no, micro);
+  HoldAbove(db, buyers, hold, micro);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest& request, int64_t now_us) {
   GANTRY_ASSIGN_OR_RETURN(Id16 hold, IdField("hold_id", request.hold_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 gateway, IdField("gateway_id", request.gateway_id()));
-  GANTRY_ASSIGN_OR_RETURN(Id16 party, IdField("party_id", request.party_id()));
+  GANTRY_ASSIGN_OR_RETURN(Id16 party_id, IdField("party_id", request.party_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 key, IdField("key_id", request.key_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 request_id, IdField("request_id", request.request_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 plan, IdField("plan_version_id", request.plan_version_id()));
   if (request.amount_micro() <= 0) return absl::InvalidArgumentError("amount_micro: expected > 0");
   GANTRY_RETURN_IF_ERROR(EnterEpoch(db, gateway, request.gateway_epoch(), now_us));
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyById(db, party_id));
   {
-    Rows rows = db.Query("SELECT party_id, request_id, first_micro FROM hold WHERE hold_id = ?", hold);
+    Rows rows = db.Query("SELECT party_no, request_id, first_micro FROM hold WHERE hold_id = ?", hold);
     if (rows.Next()) {
-      if (rows.Id(0) != party || rows.Id(1) != request_id || rows.Int(2) != request.amount_micro()) {
+      if (rows.Int(0) != party.party_no || rows.Id(1) != request_id || rows.Int(2) != request.amount_micro()) {
         return absl::AlreadyExistsError(absl::StrCat("hold ", hold.ToHex(), " was asked for with other contents"));
       }
       GANTRY_ASSIGN_OR_RETURN(HoldRow row, FindHold(db, request.hold_id()));
       return row.response;
     }
   }
-  GANTRY_RETURN_IF_ERROR(PartyMaySpend(db, party));
-  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, party));
-  if (funds.available_micro < request.amount_micro()) return Insufficient(funds, request.amount_micro());
-  const Account account = AccountOf(db, party, "prepaid", funds.currency);
-  ChangeHeld(db, account.account_id, request.amount_micro());
+  GANTRY_RETURN_IF_ERROR(SetAside(db, party, hold, request.amount_micro()));
   db.Execute(
-      "INSERT INTO hold (hold_id, party_id, gateway_id, gateway_epoch, key_id, request_id, plan_version_id, "
+      "INSERT INTO hold (hold_id, party_no, gateway_id, gateway_epoch, key_id, request_id, plan_version_id, "
       "first_micro, held_micro, state, granted_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",
-      hold, party, gateway, request.gateway_epoch(), key, request_id, plan, request.amount_micro(),
+      hold, party.party_no, gateway, request.gateway_epoch(), key, request_id, plan, request.amount_micro(),
       request.amount_micro(), now_us);
   GANTRY_ASSIGN_OR_RETURN(HoldRow row, FindHold(db, request.hold_id()));
   return row.response;
@@ -214,10 +235,8 @@ absl::StatusOr<v1::HoldResponse> ExtendHold(Database& db, const v1::ExtendHoldRe
         absl::StrCat("extension: expected ", hold.extensions + 1, ", found ", request.extension()));
   }
   if (hold.response.state() != v1::HOLD_STATE_PENDING) return absl::FailedPreconditionError("the hold has ended");
-  GANTRY_RETURN_IF_ERROR(PartyMaySpend(db, hold.party_id));
-  GANTRY_ASSIGN_OR_RETURN(Funds funds, FundsOf(db, hold.party_id));
-  if (funds.available_micro < request.add_micro()) return Insufficient(funds, request.add_micro());
-  ChangeHeld(db, funds.account_id, request.add_micro());
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByNo(db, hold.party_no));
+  GANTRY_RETURN_IF_ERROR(SetAside(db, party, hold.hold_id, request.add_micro()));
   db.Execute("UPDATE hold SET held_micro = held_micro + ?, extensions = ?, last_extension_micro = ? WHERE hold_id = ?",
              request.add_micro(), request.extension(), request.add_micro(), Blob{request.hold_id()});
   GANTRY_ASSIGN_OR_RETURN(hold, FindHold(db, request.hold_id()));
@@ -248,29 +267,36 @@ absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldReques
 
 // ---- settlement ----
 
-int64_t TakeHeld(Database& db, const Id16& party_id, const Id16& slice_id, const Id16& hold_id, int64_t micro) {
-  if (slice_id.IsZero()) {
-    absl::StatusOr<HoldRow> hold = FindHold(db, hold_id.ToBytes());
-    if (!hold.ok() || hold->party_id != party_id || hold->response.state() != v1::HOLD_STATE_PENDING) return 0;
-    const int64_t taken = std::min(micro, hold->response.held_micro());
-    return EndHold(db, *hold, v1::HOLD_STATE_SETTLED, taken).ok() ? taken : 0;
-  }
-  Rows rows = db.Query(
-      "SELECT granted_micro - spent_micro - returned_micro, open FROM slice WHERE slice_id = ? AND party_id = ?",
-      slice_id, party_id);
-  if (!rows.Next() || rows.Int(1) == 0) return 0;
-  const int64_t taken = std::min(micro, rows.Int(0));
-  absl::StatusOr<Funds> funds = FundsOf(db, party_id);
-  if (taken <= 0 || !funds.ok()) return 0;
-  db.Execute("UPDATE slice SET spent_micro = spent_micro + ? WHERE slice_id = ?", taken, slice_id);
-  ChangeHeld(db, funds->account_id, -taken);
-  return taken;
+CreditRef FindCredit(Database& db, const Id16& slice_id, const Id16& hold_id) {
+  const bool slice = !slice_id.IsZero();
+  Rows rows = slice
+                  ? db.Query(
+                        "SELECT party_no, (granted_micro - spent_micro - returned_micro) * open, granted_us FROM slice "
+                        "WHERE slice_id = ?",
+                        slice_id)
+                  : db.Query(
+                        "SELECT party_no, CASE state WHEN 1 THEN held_micro ELSE 0 END, granted_us FROM hold "
+                        "WHERE hold_id = ?",
+                        hold_id);
+  if (!rows.Next()) return {};
+  return {.kind = slice ? CreditRef::kSlice : CreditRef::kHold,
+          .id = slice ? slice_id : hold_id,
+          .party_no = rows.Int(0),
+          .left_micro = rows.Int(1),
+          .granted_us = rows.Int(2)};
 }
 
-int64_t GrantedAt(Database& db, const Id16& slice_id, const Id16& hold_id) {
-  Rows rows = slice_id.IsZero() ? db.Query("SELECT granted_us FROM hold WHERE hold_id = ?", hold_id)
-                                : db.Query("SELECT granted_us FROM slice WHERE slice_id = ?", slice_id);
-  return rows.Next() ? rows.Int(0) : 0;
+int64_t TakeHeld(Database& db, const CreditRef& credit, int64_t account_no, int64_t micro) {
+  const int64_t taken = std::min(micro, credit.left_micro);
+  if (credit.kind == CreditRef::kSlice) {
+    if (taken > 0) db.Execute("UPDATE slice SET spent_micro = spent_micro + ? WHERE slice_id = ?", taken, credit.id);
+    return taken;
+  }
+  if (credit.left_micro == 0) return 0;
+  db.Execute("UPDATE hold SET state = ?, settled_micro = ? WHERE hold_id = ?",
+             static_cast<int64_t>(v1::HOLD_STATE_SETTLED), taken, credit.id);
+  ChangeHeld(db, account_no, taken - credit.left_micro);
+  return taken;
 }
 
 void ReleaseFenced(Database& db, int64_t fenced_before_us) {

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "billing/ledger/credit_hops.h"
 #include "billing/store/database.h"
 #include "gantry/v1/billing.pb.h"
 #include "services/common/ids.h"
@@ -33,12 +34,20 @@ absl::StatusOr<v1::HoldResponse> ExtendHold(Database& db, const v1::ExtendHoldRe
 absl::StatusOr<v1::HoldResponse> SettleHold(Database& db, const v1::SettleHoldRequest& request);
 absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldRequest& request);
 
-// Takes up to `micro` of what is set aside for a request, from its slice or, when `slice_id` is empty, its hold (which
-// ends with that). What it returns is no longer held; the rest of `micro` was not covered.
-int64_t TakeHeld(Database& db, const Id16& party_id, const Id16& slice_id, const Id16& hold_id, int64_t micro);
+// What pays for a request: a slice, or a hold of its own, or nothing that is known.
+struct CreditRef {
+  enum Kind { kNone, kSlice, kHold } kind = kNone;
+  Id16 id;
+  int64_t party_no = 0;
+  int64_t left_micro = 0;  // still set aside; 0 once closed or ended
+  int64_t granted_us = 0;  // 0: unknown
+};
+// A slice when `slice_id` is not zero, else a hold.
+CreditRef FindCredit(Database& db, const Id16& slice_id, const Id16& hold_id);
 
-// When the money of a request was set aside; 0: unknown.
-int64_t GrantedAt(Database& db, const Id16& slice_id, const Id16& hold_id);
+// Takes up to `micro` of what is set aside of the tenant under `credit`, all of it still counted as held of its
+// account: the posting releases it. A hold ends with that: what it had beyond is released here.
+int64_t TakeHeld(Database& db, const CreditRef& credit, int64_t account_no, int64_t micro);
 
 // Closes fenced slices, and voids pending holds of fenced epochs, whose gateway started its
 // newer epoch before `fenced_before_us`.

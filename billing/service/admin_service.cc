@@ -5,9 +5,13 @@
 #include "billing/catalog/parties.h"
 #include "billing/catalog/plans.h"
 #include "billing/invoice/invoice.h"
-#include "billing/ledger/ledger.h"
+#include "billing/ledger/lots.h"
+#include "billing/parties/party_tree.h"
 #include "billing/service/services.h"
+#include "billing/usage/correct.h"
+#include "billing/usage/margin.h"
 #include "billing/usage/usage_query.h"
+#include "engine/base/status_macros.h"
 #include "gantry/v1/admin.grpc.pb.h"
 
 namespace gantry::billing {
@@ -35,7 +39,7 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
                     if (!party.ok()) return party.status();
                     *response = *std::move(party);
                     if (response->plan().empty()) return absl::OkStatus();
-                    return CollectPrices(db, response->plan(), response->party_id(), now_us, changes);
+                    return CollectPrices(db, response->party_id(), now_us, changes);
                   });
   }
   grpc::ServerUnaryReactor* ListParties(grpc::CallbackServerContext* call, const v1::ListPartiesRequest* request,
@@ -95,13 +99,31 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
                     absl::StatusOr<v1::PlanVersion> version = billing::PublishPlanVersion(db, *request, now_us);
                     if (!version.ok()) return version.status();
                     *response = *std::move(version);
-                    return CollectPrices(db, request->plan(), "", now_us, changes);
+                    return CollectPrices(db, "", now_us, changes);
                   });
   }
   grpc::ServerUnaryReactor* ListPlanVersions(grpc::CallbackServerContext* call,
                                              const v1::ListPlanVersionsRequest* request,
                                              v1::ListPlanVersionsResponse* response) override {
     return Ask(call, response, [request](Database& db) { return billing::ListPlanVersions(db, request->plan()); });
+  }
+
+  grpc::ServerUnaryReactor* PreviewPrice(grpc::CallbackServerContext* call, const v1::PreviewPriceRequest* request,
+                                         v1::PreviewPriceResponse* response) override {
+    return Ask(call, response, [request](Database& db) { return billing::PreviewPrice(db, *request); });
+  }
+  grpc::ServerUnaryReactor* DiffPlanVersions(grpc::CallbackServerContext* call,
+                                             const v1::DiffPlanVersionsRequest* request,
+                                             v1::DiffPlanVersionsResponse* response) override {
+    return Ask(call, response, [request](Database& db) { return billing::DiffPlanVersions(db, *request); });
+  }
+  grpc::ServerUnaryReactor* Subscribe(grpc::CallbackServerContext* call, const v1::SubscribeRequest* request,
+                                      v1::Party* response) override {
+    return Change(call, "Subscribe", request, response, request->party_name(), request->plan(),
+                  [request, response](Database& db, int64_t now_us, Changes* changes) {
+                    GANTRY_ASSIGN_OR_RETURN(*response, billing::Subscribe(db, *request, now_us));
+                    return CollectPrices(db, response->party_id(), now_us, changes);
+                  });
   }
 
   // ---- money ----
@@ -122,6 +144,19 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
                                        v1::QueryUsageResponse* response) override {
     return Ask(call, response,
                [this, request](Database& db) { return billing::QueryUsage(db, *request, context_->clock()); });
+  }
+
+  grpc::ServerUnaryReactor* CorrectUsage(grpc::CallbackServerContext* call, const v1::CorrectUsageRequest* request,
+                                         v1::UsageRow* response) override {
+    return Change(call, "CorrectUsage", request, response, Hex(request->request_id()), request->reason(),
+                  [request, response](Database& db, int64_t now_us, Changes*) {
+                    GANTRY_ASSIGN_OR_RETURN(*response, billing::CorrectUsage(db, *request, now_us));
+                    return absl::OkStatus();
+                  });
+  }
+  grpc::ServerUnaryReactor* MarginReport(grpc::CallbackServerContext* call, const v1::MarginReportRequest* request,
+                                         v1::MarginReportResponse* response) override {
+    return Ask(call, response, [request](Database& db) { return billing::MarginReport(db, *request); });
   }
 
   // ---- invoices, audit ----
@@ -149,14 +184,14 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
     return parsed.ok() ? parsed->ToHex() : "?";
   }
 
-  // Prices of the tenants of a plan; of one of them when `party_id` is not empty.
-  static absl::Status CollectPrices(Database& db, const std::string& plan, const std::string& party_id, int64_t now_us,
-                                    Changes* changes) {
-    absl::StatusOr<std::vector<v1::TenantPrices>> all = CurrentPrices(db, plan, now_us);
-    if (!all.ok()) return all.status();
-    for (v1::TenantPrices& prices : *all) {
-      if (party_id.empty() || prices.party_id() == party_id) changes->prices.push_back(std::move(prices));
+  // Prices of all who buy, or of one.
+  static absl::Status CollectPrices(Database& db, const std::string& party_id, int64_t now_us, Changes* changes) {
+    int64_t party_no = 0;
+    if (!party_id.empty()) {
+      GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyById(db, *Id16::FromBytes(party_id)));
+      party_no = party.party_no;
     }
+    GANTRY_ASSIGN_OR_RETURN(changes->prices, CurrentPrices(db, party_no, now_us));
     return absl::OkStatus();
   }
 
@@ -166,11 +201,19 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
           absl::StrCat("amount_micro: expected 1..", kTopUpLimitMicro, ", found ", request.amount_micro()));
     }
     if (request.reference().size() > 140) return absl::InvalidArgumentError("reference: expected at most 140 bytes");
-    absl::StatusOr<v1::Party> party = FindParty(db, request.party_name());
+    absl::StatusOr<PartyRow> party = PartyByName(db, request.party_name());
     if (!party.ok()) return party.status();
-    if (party->kind() == v1::PARTY_KIND_HOUSE) return absl::InvalidArgumentError("the house needs no top-up");
-    absl::Status posted = PostTopUp(db, NewTimeOrderedId(), *Id16::FromBytes(party->party_id()), request.amount_micro(),
-                                    request.reference(), now_us);
+    if (party->depth == 0) return absl::InvalidArgumentError("the house needs no top-up");
+    if (request.expires_us() != 0 && request.expires_us() <= now_us) {
+      return absl::InvalidArgumentError("expires_us: expected a time to come, or 0 for never");
+    }
+    absl::Status posted = PostCredit(db, *party,
+                                     {.amount_micro = request.amount_micro(),
+                                      .kind = request.promotional() ? LotKind::kPromotional : LotKind::kBought,
+                                      .priority = request.priority(),
+                                      .expires_us = request.expires_us() == 0 ? kNeverExpires : request.expires_us(),
+                                      .reference = request.reference()},
+                                     now_us);
     if (!posted.ok()) return posted;
     absl::StatusOr<v1::Balance> now = billing::GetBalance(db, request.party_name(), 0);
     if (now.ok()) *balance = *std::move(now);

@@ -11,7 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "billing/catalog/keys.h"
+#include "billing/catalog/plans.h"
 #include "billing/ledger/credit.h"
+#include "billing/ledger/lots.h"
 #include "billing/service/billing_metrics.h"
 #include "billing/service/services.h"
 #include "billing/usage/witness_match.h"
@@ -20,6 +22,11 @@
 #include "services/common/process_service.h"
 
 namespace gantry::billing {
+namespace {
+
+constexpr int kLotsPerSweep = 1000;
+
+}  // namespace
 
 struct Billing::Impl {
   BillingOptions options;
@@ -35,6 +42,7 @@ struct Billing::Impl {
   std::thread ticker;
   std::atomic<bool> draining{false};
   std::atomic<int64_t> open_items{0}, quarantined{0};
+  int64_t prices_looked_us = 0;  // the ticker's
 
   ProcessState State() const {
     ProcessState state;
@@ -45,28 +53,53 @@ struct Billing::Impl {
     return state;
   }
 
+  // Prices that were published for a time that has come.
+  void PublishPrices(int64_t now_us) {
+    auto current = std::make_shared<std::vector<v1::TenantPrices>>();
+    store->Write(
+        [current, now_us](Database& db) {
+          GANTRY_ASSIGN_OR_RETURN(*current, CurrentPrices(db, 0, now_us));
+          return absl::OkStatus();
+        },
+        [this, current](const absl::Status& status) {
+          if (!status.ok()) return;
+          for (v1::TenantPrices& tenant : *current) {
+            v1::PriceEvent event;
+            *event.mutable_upsert() = std::move(tenant);
+            prices.Publish(std::move(event));
+          }
+        });
+  }
+
   // What time brings. Looks first, so that an idle house writes nothing.
   void Sweep() {
     const int64_t now_us = context.clock();
     const int64_t witness_before = now_us - options.witness_deadline_ms * 1000;
     const int64_t fenced_before = witness_before - options.longest_request_ms * 1000;
-    bool due = false;
+    bool due = false, new_prices = false;
     absl::Status looked = store->ReadAndWait([&](Database& db) {
       const MatchCounts counts = CountMatches(db);
       const int64_t fenced = CountFenced(db);
       open_items = counts.waiting + fenced;
       quarantined = counts.quarantined;
-      Rows rows = db.Query("SELECT min(since_us) FROM witness_match WHERE state = 'waiting'");
-      due = fenced > 0 || (rows.Next() && !rows.IsNull(0) && rows.Int(0) <= witness_before);
+      {
+        Rows rows = db.Query("SELECT min(since_us) FROM unmatched WHERE state = 'waiting'");
+        due = fenced > 0 || (rows.Next() && !rows.IsNull(0) && rows.Int(0) <= witness_before);
+      }
+      Rows rows = db.Query("SELECT min(expires_us) FROM credit_lot WHERE left_micro > 0");
+      due |= rows.Next() && !rows.IsNull(0) && rows.Int(0) <= now_us;
+      new_prices = PricesTakeEffect(db, prices_looked_us, now_us);
       return absl::OkStatus();
     });
     metrics.SetOpen(open_items, quarantined);
+    if (looked.ok() && new_prices) PublishPrices(now_us);
+    if (looked.ok()) prices_looked_us = now_us;
     if (!looked.ok() || !due) return;
     store
         ->WriteAndWait([&](Database& db) {
-          ExpireWaiting(db, witness_before);
           ReleaseFenced(db, fenced_before);
-          return absl::OkStatus();
+          GANTRY_RETURN_IF_ERROR(ExpireLots(db, now_us, kLotsPerSweep).status());
+          return ExpireWaiting(db, witness_before, now_us);
         })
         .IgnoreError();
   }
@@ -123,6 +156,7 @@ absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, 
   std::vector<grpc::Service*> services;
   for (const auto& service : raw->services) services.push_back(service.get());
   GANTRY_ASSIGN_OR_RETURN(raw->server, RpcServer::Start(raw->options.rpc, services));
+  raw->prices_looked_us = raw->context.clock();
   raw->ticker = std::thread([raw] { raw->Tick(); });
   return std::unique_ptr<Billing>(new Billing(std::move(impl)));
 }

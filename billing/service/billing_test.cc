@@ -266,7 +266,7 @@ TEST_F(BillingTest, ItemsAreOpenUntilBothWitnessesCameOrTheDeadlinePassed) {
   EXPECT_TRUE(report.ok()) << report.DebugString();
   EXPECT_EQ(report.open_items(), 0u);
   EXPECT_EQ(report.checks(report.checks_size() - 1).detail(),
-            "1 agree, 0 wait, 1 without the worker's count, 0 without the gateway's (not billed)");
+            "2 requests, 0 wait, 1 without the worker's count, 0 without the gateway's (not billed)");
   c1.TryCancel();
   c2.TryCancel();
 }
@@ -280,7 +280,7 @@ TEST_F(BillingTest, ErrorsReachTheCallerWithTheirReason) {
   Deadline c1;
   grpc::Status status = admin_->TopUp(&c1, request, &balance);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
-  EXPECT_EQ(status.error_message(), "no tenant named `nobody`");
+  EXPECT_EQ(status.error_message(), "no party named `nobody`");
   request.set_amount_micro(0);
   Deadline c2;
   EXPECT_EQ(admin_->TopUp(&c2, request, &balance).error_code(), grpc::StatusCode::INVALID_ARGUMENT);

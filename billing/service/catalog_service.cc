@@ -38,7 +38,7 @@ class CatalogService final : public v1::Catalog::CallbackService {
                                                         const v1::WatchRequest* request) override {
     return Watch<v1::PriceEvent>(*request, context_->prices, [this](Database& db, v1::PriceEvent* event) {
       v1::PriceSnapshot* snapshot = event->mutable_snapshot();
-      absl::StatusOr<std::vector<v1::TenantPrices>> tenants = CurrentPrices(db, "", context_->clock());
+      absl::StatusOr<std::vector<v1::TenantPrices>> tenants = CurrentPrices(db, 0, context_->clock());
       if (!tenants.ok()) return tenants.status();
       for (v1::TenantPrices& prices : *tenants) *snapshot->add_tenants() = std::move(prices);
       return absl::OkStatus();

@@ -50,19 +50,19 @@ absl::StatusOr<int> LockBeside(const std::string& path) {
 
 // ---- Rows ----
 
-Rows::Rows(Rows&& other) noexcept : database_(other.database_), statement_(other.statement_), cached_(other.cached_) {
+Rows::Rows(Rows&& other) noexcept : database_(other.database_), statement_(other.statement_), busy_(other.busy_) {
   other.statement_ = nullptr;
 }
 
 Rows::~Rows() {
   if (statement_ == nullptr) return;
-  if (!cached_) {
+  if (busy_ == nullptr) {
     sqlite3_finalize(statement_);
     return;
   }
   sqlite3_reset(statement_);
   sqlite3_clear_bindings(statement_);
-  database_->statements_[sqlite3_sql(statement_)].busy = false;
+  *busy_ = false;
 }
 
 bool Rows::Next() {
@@ -148,24 +148,23 @@ Database::~Database() {
 }
 
 Rows Database::Prepare(const char* sql) {
-  if (!ok()) return Rows(this, nullptr, false);
+  if (!ok()) return Rows(this, nullptr, nullptr);
   Cached& cached = statements_[sql];
   if (cached.statement != nullptr && !cached.busy) {
     cached.busy = true;
-    return Rows(this, cached.statement, true);
+    return Rows(this, cached.statement, &cached.busy);
   }
   sqlite3_stmt* statement = nullptr;
   const bool keep = cached.statement == nullptr;
   int code = sqlite3_prepare_v3(handle_, sql, -1, keep ? SQLITE_PREPARE_PERSISTENT : 0, &statement, nullptr);
   if (code != SQLITE_OK) {
     Remember(code);
-    return Rows(this, nullptr, false);
+    return Rows(this, nullptr, nullptr);
   }
-  if (keep) {
-    cached.statement = statement;
-    cached.busy = true;
-  }
-  return Rows(this, statement, keep);
+  if (!keep) return Rows(this, statement, nullptr);
+  cached.statement = statement;
+  cached.busy = true;
+  return Rows(this, statement, &cached.busy);
 }
 
 void Database::Script(const char* sql) {

@@ -36,8 +36,8 @@ class Database;
 // A running statement: its rows, one after the other. Ends when it goes out of scope.
 class Rows {
  public:
-  ~Rows();
   Rows(Rows&& other) noexcept;
+  ~Rows();
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;
 
@@ -51,11 +51,11 @@ class Rows {
 
  private:
   friend class Database;
-  Rows(Database* database, sqlite3_stmt* statement, bool cached)
-      : database_(database), statement_(statement), cached_(cached) {}
+  Rows(Database* database, sqlite3_stmt* statement, bool* busy)
+      : database_(database), statement_(statement), busy_(busy) {}
   Database* database_;
   sqlite3_stmt* statement_;  // null: an error came before
-  bool cached_;
+  bool* busy_;               // of the kept statement; null: this one is ours alone
 };
 
 class Database {
@@ -68,7 +68,8 @@ class Database {
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
-  // `sql` is a literal; it is prepared once. Arguments: integers, Id16, Blob, text, nullptr, in the order of the `?`.
+  // `sql` is a literal; prepared once and known by its address. Arguments: integers, Id16, Blob, text, nullptr, in the
+  // order of the `?`.
   template <typename... Args>
   Rows Query(const char* sql, const Args&... args) {
     Rows rows = Prepare(sql);
@@ -132,7 +133,7 @@ class Database {
   };
   sqlite3* handle_;
   int lock_fd_ = -1;
-  std::unordered_map<std::string, Cached> statements_;
+  std::unordered_map<const char*, Cached> statements_;  // by the address of the literal
   absl::Status error_;
 };
 

@@ -8,6 +8,8 @@
 namespace gantry::billing {
 namespace {
 
+constexpr int64_t kApplicationId = 0x474e5459;  // GNTY, set by the first migration
+
 absl::StatusOr<int64_t> VersionOf(Database& database) {
   int64_t version = 0;
   {
@@ -51,6 +53,14 @@ absl::Status ApplySchema(Database& database, const std::string& path, absl::Span
     return absl::FailedPreconditionError(absl::StrCat("the database has schema version ", version,
                                                       ", this program knows up to ", known,
                                                       "; install the newer gantry-billing that wrote it"));
+  }
+  if (version > 0) {
+    Rows rows = database.Query("PRAGMA application_id");
+    if (rows.Next() && rows.Int(0) != kApplicationId) {
+      return absl::FailedPreconditionError(
+          "the database is not one of this program, or was written by a development build before the first release; "
+          "move it away and start with a new one");
+    }
   }
   for (; version < known; ++version) {
     const Migration& migration = migrations[static_cast<size_t>(version)];

@@ -1,10 +1,10 @@
-// The tables and how they came to be. Everything is STRICT; ids are BLOBs of 16 bytes, times microseconds since 1970 UTC
-// on billing's clock, money integers with the unit in the column's name. What must never change is guarded by triggers,
-// and what must be provable carries a hash chain (billing/store/chain.h).
+// The tables and how they came to be. Everything is STRICT; ids are BLOBs of 16 bytes, times microseconds since 1970
+// UTC on billing's clock, money integers with the unit in the column's name. What must never change is guarded by
+// triggers, and what must be provable carries a hash chain (billing/store/chain.h).
 //
 // A file migrations/NNNN_name.sql is one step forward; there are none back. A database at version v has the first v
-// steps. Before each step of a database that holds something, a copy is made beside it: PATH.before-NNNN_name. A step that
-// was published is never edited: the next one corrects it.
+// steps. Before each step of a database that holds something, a copy is made beside it: PATH.before-NNNN_name. A step
+// that was published is never edited: the next one corrects it.
 #pragma once
 
 #include <string>

@@ -208,8 +208,8 @@ TEST_F(StoreTest, EachStepForwardLeavesACopyOfWhatWasBefore) {
 TEST_F(StoreTest, AStepThatFailsLeavesTheVersionBeforeIt) {
   store_.reset();
   std::vector<Migration> steps(Migrations().begin(), Migrations().end());
-  steps.push_back({"9001_orphan",
-                   "CREATE TABLE orphan (id BLOB REFERENCES party) STRICT; INSERT INTO orphan VALUES (x'00')"});
+  steps.push_back(
+      {"9001_orphan", "CREATE TABLE orphan (id BLOB REFERENCES party) STRICT; INSERT INTO orphan VALUES (x'00')"});
   {
     auto database = *Database::Open(path(), Database::Mode::kWriter);
     const absl::Status status = ApplySchema(*database, path(), steps);

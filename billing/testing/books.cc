@@ -11,8 +11,9 @@
 #include "billing/catalog/parties.h"
 #include "billing/catalog/plans.h"
 #include "billing/ledger/credit.h"
-#include "billing/ledger/ledger.h"
+#include "billing/ledger/lots.h"
 #include "billing/usage/usage.h"
+#include "billing/usage/witness_match.h"
 
 namespace gantry::billing {
 namespace {
@@ -109,28 +110,75 @@ void Books::Tamper(const char* sql) {
   Reopen();
 }
 
-Id16 Books::NewTenant(const std::string& name, int64_t top_up_micro) {
+Id16 Books::NewTenant(const std::string& name, int64_t top_up_micro, const std::string& parent) {
+  return NewParty(v1::PARTY_KIND_TENANT, name, top_up_micro, parent);
+}
+
+Id16 Books::NewReseller(const std::string& name, int64_t top_up_micro, int64_t markup_ppm, const std::string& parent) {
+  const Id16 id = NewParty(v1::PARTY_KIND_RESELLER, name, top_up_micro, parent);
+  Do([&](Database& db) {
+    absl::StatusOr<PartyRow> row = PartyById(db, id);
+    if (!row.ok()) return row.status();
+    absl::StatusOr<std::shared_ptr<const PlanTerms>> base = TermsAt(db, row->party_no, now_us());
+    if (!base.ok()) return base.status();
+    v1::PublishPlanVersionRequest plan;
+    plan.set_seller_name(name);
+    plan.set_plan("standard");
+    plan.set_currency(row->currency);
+    plan.set_markup_of((*base)->version_id.ToBytes());
+    plan.set_markup_ppm(markup_ppm);
+    return PublishPlanVersion(db, plan, now_us()).status();
+  });
+  return id;
+}
+
+Funds Books::FundsOfParty(const Id16& party) {
+  return Get<Funds>([&](Database& db) -> absl::StatusOr<Funds> {
+    absl::StatusOr<PartyRow> row = PartyById(db, party);
+    if (!row.ok()) return row.status();
+    return FundsOf(db, *row);
+  });
+}
+
+Id16 Books::PlanOf(const Id16& party) {
+  return Get<Id16>([&](Database& db) -> absl::StatusOr<Id16> {
+    absl::StatusOr<PartyRow> row = PartyById(db, party);
+    if (!row.ok()) return row.status();
+    absl::StatusOr<std::shared_ptr<const PlanTerms>> terms = TermsAt(db, row->party_no, now_us());
+    if (!terms.ok()) return terms.status();
+    return (*terms)->version_id;
+  });
+}
+
+Id16 Books::NewParty(v1::PartyKind kind, const std::string& name, int64_t top_up_micro, const std::string& parent) {
   Id16 id;
   Do([&](Database& db) {
     v1::CreatePartyRequest request;
-    request.set_kind(v1::PARTY_KIND_TENANT);
+    request.set_kind(kind);
     request.set_name(name);
+    request.set_parent_name(parent);
     absl::StatusOr<v1::Party> party = CreateParty(db, request, now_us());
     if (!party.ok()) return party.status();
     id = *Id16::FromBytes(party->party_id());
     if (top_up_micro == 0) return absl::OkStatus();
-    return PostTopUp(db, NewTimeOrderedId(), id, top_up_micro, "test", now_us());
+    absl::StatusOr<PartyRow> row = PartyById(db, id);
+    if (!row.ok()) return row.status();
+    return PostCredit(db, *row, {.amount_micro = top_up_micro, .reference = "test"}, now_us());
   });
   return id;
 }
 
 Id16 Books::Slice(int64_t micro, uint64_t epoch) {
+  return SliceOf(tenant_, micro, epoch);
+}
+
+Id16 Books::SliceOf(const Id16& party, int64_t micro, uint64_t epoch) {
   v1::GrantSliceRequest request;
   const Id16 id = NewTimeOrderedId();
   request.set_slice_id(id.ToBytes());
   request.set_gateway_id(gateway_.ToBytes());
   request.set_gateway_epoch(epoch);
-  request.set_party_id(tenant_.ToBytes());
+  request.set_party_id(party.ToBytes());
   request.set_wanted_micro(micro);
   request.set_minimum_micro(micro);
   absl::Status status = store_->WriteAndWait([&](Database& db) { return GrantSlice(db, request, now_us()).status(); });
@@ -191,8 +239,7 @@ v1::UsageAck Books::Append(const v1::WitnessRecord& record) {
 
 std::string Books::MatchState(const v1::UsageRecord& record) {
   return Get<std::string>([&](Database& db) -> absl::StatusOr<std::string> {
-    Rows rows = db.Query("SELECT state FROM witness_match WHERE request_id = ?", Blob{record.request_id()});
-    return rows.Next() ? rows.Text(0) : "none";
+    return billing::MatchState(db, *Id16::FromBytes(record.request_id()));
   });
 }
 

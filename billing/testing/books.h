@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "billing/ledger/ledger.h"
 #include "billing/store/store.h"
 #include "gantry/v1/admin.pb.h"
 #include "gantry/v1/billing.pb.h"
@@ -49,9 +50,15 @@ class Books {
   // Closes and opens the store again.
   void Reopen();
 
-  Id16 NewTenant(const std::string& name, int64_t top_up_micro);
+  Id16 NewTenant(const std::string& name, int64_t top_up_micro, const std::string& parent = "");
+  // With a plan "standard" of its own: what it buys at, with a markup.
+  Id16 NewReseller(const std::string& name, int64_t top_up_micro, int64_t markup_ppm, const std::string& parent = "");
+  Funds FundsOfParty(const Id16& party);
+  // The version that prices a party now.
+  Id16 PlanOf(const Id16& party);
   // Grants a slice; zero id when billing refuses.
   Id16 Slice(int64_t micro, uint64_t epoch = 1);
+  Id16 SliceOf(const Id16& party, int64_t micro, uint64_t epoch = 1);
   v1::UsageRecord Record(const Id16& slice, uint64_t prompt, uint64_t output,
                          v1::UsageOutcome outcome = v1::USAGE_OUTCOME_COMPLETED);
   v1::WitnessRecord Witness(const v1::UsageRecord& record, uint64_t generated);
@@ -61,6 +68,8 @@ class Books {
   v1::AuditReport Audited();
 
  private:
+  Id16 NewParty(v1::PartyKind kind, const std::string& name, int64_t top_up_micro, const std::string& parent);
+
   std::string dir_;
   std::unique_ptr<Store> store_;
   std::atomic<int64_t> now_us_;

@@ -11,14 +11,18 @@
 #include "engine/base/status_macros.h"
 
 namespace gantry::billing {
+namespace {
+
+constexpr int kUnbilled = v1::USAGE_OUTCOME_UNBILLED;  // the house's affair
+
+}  // namespace
 
 absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryUsageRequest& request, int64_t now_us) {
-  GANTRY_ASSIGN_OR_RETURN(v1::Party party, FindParty(db, request.party_name()));
+  GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, request.party_name()));
   GANTRY_ASSIGN_OR_RETURN(int64_t size, PageSize(request.page_size()));
   const int64_t to = request.to_us() > 0 ? request.to_us() : now_us + 1;
-  const Blob id{party.party_id()};
   v1::QueryUsageResponse response;
-  response.set_currency(party.currency());
+  response.set_currency(party.currency);
   // The page token names the last row shown.
   int64_t before_us = to, before_seq = 0;
   if (!request.page_token().empty()) {
@@ -29,13 +33,14 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
   }
   {
     Rows rows = db.Query(
-        "SELECT u.request_id, u.model, coalesce(k.public_id, ''), u.outcome, u.prompt_tokens, u.cached_tokens, "
-        "u.output_tokens, u.reasoning_tokens, u.amount_pico, u.ended_us, coalesce(m.state, 'waiting'), u.seq "
-        "FROM usage_event u LEFT JOIN api_key k ON k.key_id = u.key_id "
-        "LEFT JOIN witness_match m ON m.request_id = u.request_id "
-        "WHERE u.party_id = ? AND u.ended_us >= ? AND (u.ended_us, u.seq) < (?, ?) "
+        "SELECT u.request_id, m.name, coalesce(k.public_id, ''), u.outcome, u.prompt_tokens, u.cached_tokens, "
+        "u.output_tokens, u.reasoning_tokens, coalesce(r.amount_pico, 0), u.ended_us, coalesce(x.state, 'agreed'), "
+        "u.seq "
+        "FROM usage_event u JOIN model m USING (model_no) LEFT JOIN api_key k USING (key_no) "
+        "LEFT JOIN rating r ON r.event_seq = u.seq AND r.level = 0 LEFT JOIN unmatched x USING (request_id) "
+        "WHERE u.party_no = ? AND u.ended_us >= ? AND (u.ended_us, u.seq) < (?, ?) AND u.outcome <> ? "
         "ORDER BY u.ended_us DESC, u.seq DESC LIMIT ?",
-        id, request.from_us(), before_us, before_seq, size + 1);
+        party.party_no, request.from_us(), before_us, before_seq, kUnbilled, size + 1);
     std::string last;
     while (rows.Next()) {
       if (response.rows_size() == size) {
@@ -47,10 +52,10 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
       row->set_model(rows.Text(1));
       row->set_key_public_id(rows.Text(2));
       row->set_outcome(static_cast<v1::UsageOutcome>(rows.Int(3)));
-      row->set_prompt_tokens(static_cast<uint64_t>(rows.Int(4)));
-      row->set_cached_tokens(static_cast<uint64_t>(rows.Int(5)));
-      row->set_output_tokens(static_cast<uint64_t>(rows.Int(6)));
-      row->set_reasoning_tokens(static_cast<uint64_t>(rows.Int(7)));
+      row->set_prompt_tokens(rows.Int(4));
+      row->set_cached_tokens(rows.Int(5));
+      row->set_output_tokens(rows.Int(6));
+      row->set_reasoning_tokens(rows.Int(7));
       row->set_amount_pico(rows.Int(8));
       row->set_ended_us(rows.Int(9));
       row->set_witness_state(rows.Text(10));
@@ -58,9 +63,11 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
     }
   }
   Rows rows = db.Query(
-      "SELECT model, count(*), sum(prompt_tokens), sum(cached_tokens), sum(output_tokens), sum(amount_pico) "
-      "FROM usage_event WHERE party_id = ? AND ended_us >= ? AND ended_us < ? GROUP BY model ORDER BY model",
-      id, request.from_us(), to);
+      "SELECT m.name, sum(u.requests), sum(u.prompt_tokens), sum(u.cached_tokens), sum(u.output_tokens), "
+      "sum(coalesce(r.amount_pico, 0)) FROM usage_event u JOIN model m USING (model_no) "
+      "LEFT JOIN rating r ON r.event_seq = u.seq AND r.level = 0 "
+      "WHERE u.party_no = ? AND u.ended_us >= ? AND u.ended_us < ? AND u.outcome <> ? GROUP BY m.name ORDER BY m.name",
+      party.party_no, request.from_us(), to, kUnbilled);
   while (rows.Next()) {
     v1::UsageTotals* total = response.add_totals();
     total->set_model(rows.Text(0));

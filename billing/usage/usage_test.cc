@@ -20,7 +20,7 @@ constexpr auto kFailed = v1::USAGE_OUTCOME_FAILED;
 constexpr auto kGatewayLost = v1::USAGE_OUTCOME_GATEWAY_LOST;
 
 Funds FundsNow(Books& books) {
-  return books.Get<Funds>([&](Database& db) { return FundsOf(db, books.tenant()); });
+  return books.FundsOfParty(books.tenant());
 }
 
 TEST(Usage, IsRatedAndSettledAgainstItsSlice) {
@@ -30,7 +30,7 @@ TEST(Usage, IsRatedAndSettledAgainstItsSlice) {
   record.set_cached_tokens(40);
   EXPECT_EQ(books.Append(record).record_ids(0), record.record_id());
   // 60 x 200,000 + 40 x 50,000 + 50 x 800,000 = 54,000,000 pico = 54 micro.
-  EXPECT_EQ(books.Int("SELECT amount_pico FROM usage_event"), 54'000'000);
+  EXPECT_EQ(books.Int("SELECT amount_pico FROM rating"), 54'000'000);
   EXPECT_EQ(books.Int("SELECT spent_micro FROM slice"), 54);
   Funds funds = FundsNow(books);
   EXPECT_EQ(funds.posted_micro, 10'000'000 - 54);
@@ -53,7 +53,7 @@ TEST(Usage, ResiduesNeverLoseAPicoUnit) {
   }
   const auto posted = static_cast<int64_t>(pico / 1'000'000);
   EXPECT_EQ(FundsNow(books).posted_micro, 10'000'000 - posted);
-  EXPECT_EQ(books.Int("SELECT residue_pico FROM account WHERE type = 'prepaid'"),
+  EXPECT_EQ(books.Int("SELECT residue_pico FROM account WHERE type = 'customer'"),
             static_cast<int64_t>(pico % 1'000'000));
   EXPECT_TRUE(books.Audited().ok());
 }
@@ -66,7 +66,7 @@ TEST(Usage, ARepeatIsAcknowledgedAndChangesNothing) {
   record.set_age_ms(5000);  // sent again later
   EXPECT_EQ(books.Append(record).record_ids_size(), 1);
   EXPECT_EQ(books.Int("SELECT count(*) FROM usage_event"), 1);
-  EXPECT_EQ(books.Int("SELECT count(*) FROM transfer WHERE kind = 'usage'"), 1);
+  EXPECT_EQ(books.Int("SELECT count(*) FROM transfer WHERE kind = 3"), 1);
 }
 
 TEST(Usage, TheSameIdWithOtherContentIsRejected) {
@@ -123,9 +123,9 @@ TEST(Usage, NothingDeliveredCostsNothing) {
   const Id16 slice = books.Slice(1'000'000);
   books.Append(books.Record(slice, 100, 0, kFailed));
   books.Append(books.Record(slice, 100, 0, kGatewayLost));
-  EXPECT_EQ(books.Int("SELECT sum(amount_pico) FROM usage_event"), 0);
+  EXPECT_EQ(books.Int("SELECT sum(amount_pico) FROM rating"), 0);
   EXPECT_EQ(books.Int("SELECT sum(requests) FROM usage_event"), 0);
-  EXPECT_EQ(books.Int("SELECT count(*) FROM transfer WHERE kind = 'usage'"), 0);
+  EXPECT_EQ(books.Int("SELECT count(*) FROM transfer WHERE kind = 3"), 0);
   EXPECT_TRUE(books.Audited().ok());
 }
 
@@ -146,7 +146,7 @@ TEST(Usage, BelongsToTheMonthOfItsEnd) {
   v1::UsageRecord late = books.Record(slice, 1, 1);
   late.set_age_ms(10ull * 86'400'000);
   books.Append(late);
-  EXPECT_EQ(books.Int("SELECT period = '2026-11' FROM usage_event"), 1);
+  EXPECT_EQ(books.Int("SELECT period = 202611 FROM rating"), 1);
   v1::UsageRecord older_than_its_money = books.Record(slice, 1, 1);
   older_than_its_money.set_age_ms(UINT64_MAX);
   books.Append(older_than_its_money);
@@ -175,110 +175,6 @@ TEST(Usage, PagesAndTotals) {
     request.set_page_token(response.next_page_token());
   }
   EXPECT_EQ(outputs, (std::vector<uint64_t>{4, 3, 2, 1, 0}));
-}
-
-// ---- witnesses ----
-
-TEST(Witnesses, MeetInAnyOrder) {
-  struct Case {
-    v1::UsageOutcome outcome;
-    uint64_t delivered, generated;
-    const char* state;
-  };
-  for (const Case& c : {Case{kCompleted, 50, 50, "agreed"}, Case{kCompleted, 50, 51, "quarantined"},
-                        Case{kCompleted, 51, 50, "quarantined"}, Case{kStopped, 50, 52, "agreed"},
-                        Case{kStopped, 50, 50, "agreed"}, Case{kStopped, 53, 52, "quarantined"},
-                        Case{kAborted, 10, 200, "agreed"}, Case{kAborted, 201, 200, "quarantined"},
-                        Case{kGatewayLost, 64, 90, "agreed"}, Case{kGatewayLost, 91, 90, "quarantined"}}) {
-    for (bool worker_first : {false, true}) {
-      Books books;
-      v1::UsageRecord record = books.Record(books.Slice(1'000'000), 100, c.delivered, c.outcome);
-      v1::WitnessRecord witness = books.Witness(record, c.generated);
-      if (worker_first) {
-        books.Append(witness);
-      } else {
-        books.Append(record);
-      }
-      EXPECT_EQ(books.MatchState(record), "waiting");
-      EXPECT_EQ(books.Audited().open_items(), 1u);
-      if (worker_first) {
-        books.Append(record);
-      } else {
-        books.Append(witness);
-      }
-      EXPECT_EQ(books.MatchState(record), c.state) << c.outcome << " " << c.delivered << " " << c.generated;
-      EXPECT_EQ(books.Audited().open_items(), 0u);
-      EXPECT_EQ(books.Audited().ok(), std::string(c.state) == "agreed");
-    }
-  }
-}
-
-TEST(Witnesses, PromptCountsMustBeEqualToo) {
-  Books books;
-  v1::UsageRecord record = books.Record(books.Slice(1'000'000), 100, 50);
-  v1::WitnessRecord witness = books.Witness(record, 50);
-  witness.set_prompt_tokens(99);
-  books.Append(record);
-  books.Append(witness);
-  EXPECT_EQ(books.MatchState(record), "quarantined");
-}
-
-TEST(Witnesses, EverySequenceNeedsItsOwn) {
-  Books books;
-  v1::UsageRecord record = books.Record(books.Slice(1'000'000), 100, 90);
-  record.mutable_sequences(0)->set_output_tokens(40);
-  v1::SequenceUsage* second = record.add_sequences();
-  second->set_sequence(1);
-  second->set_attempts(1);
-  second->set_output_tokens(50);
-  books.Append(record);
-  books.Append(books.Witness(record, 40));
-  EXPECT_EQ(books.MatchState(record), "waiting");
-  v1::WitnessRecord witness = books.Witness(record, 50);
-  witness.set_sequence(1);
-  books.Append(witness);
-  EXPECT_EQ(books.MatchState(record), "agreed");
-}
-
-TEST(Witnesses, SegmentsOfSeveralAttemptsTile) {
-  Books books;
-  v1::UsageRecord record = books.Record(books.Slice(1'000'000), 100, 90);
-  books.Append(record);
-  v1::WitnessRecord tail = books.Witness(record, 90);
-  tail.set_attempt(2);
-  tail.set_from_index(60);
-  books.Append(tail);
-  EXPECT_EQ(books.MatchState(record), "waiting") << "0..60 is missing";
-  v1::WitnessRecord head = books.Witness(record, 64);
-  books.Append(head);
-  EXPECT_EQ(books.MatchState(record), "agreed") << "0..64 and 60..90 cover 90";
-}
-
-TEST(Witnesses, OneAloneIsFlaggedAfterTheDeadlineAndWeighedWhenItsTwinComes) {
-  Books books;
-  v1::UsageRecord delivered = books.Record(books.Slice(1'000'000), 100, 50);
-  v1::UsageRecord generated = books.Record(books.Slice(1'000'000), 100, 60);
-  books.Append(delivered);
-  books.Append(books.Witness(generated, 60));
-  books.Advance(1'000'000);
-  books.Do([&](Database& db) { return ExpireWaiting(db, books.now_us() - 2'000'000), absl::OkStatus(); });
-  EXPECT_EQ(books.MatchState(delivered), "waiting");
-  books.Do([&](Database& db) { return ExpireWaiting(db, books.now_us()), absl::OkStatus(); });
-  EXPECT_EQ(books.MatchState(delivered), "w1_only");
-  EXPECT_EQ(books.MatchState(generated), "w2_only");
-  EXPECT_EQ(books.Int("SELECT count(*) FROM transfer WHERE kind = 'usage'"), 1) << "generated alone bills nothing";
-  EXPECT_TRUE(books.Audited().ok());
-  books.Append(books.Witness(delivered, 50));
-  books.Append(generated);
-  EXPECT_EQ(books.MatchState(delivered), "agreed");
-  EXPECT_EQ(books.MatchState(generated), "agreed");
-}
-
-TEST(Witnesses, RefusedRequestsNeedNone) {
-  Books books;
-  v1::UsageRecord record = books.Record(books.Slice(1'000'000), 100, 0, kFailed);
-  books.Append(record);
-  EXPECT_EQ(books.MatchState(record), "agreed");
 }
 
 }  // namespace

@@ -4,6 +4,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "billing/usage/event.h"
+#include "billing/usage/losses.h"
+#include "engine/base/status_macros.h"
 #include "gantry/v1/billing.pb.h"
 
 namespace gantry::billing {
@@ -14,26 +17,34 @@ struct Delivered {  // witness 1
   int64_t outcome = 0, prompt_tokens = 0, output_tokens = 0, witnesses = 0;
 };
 struct Generated {  // witness 2
-  int64_t sequences = 0, output_tokens = 0, prompt_tokens = -1;
+  int64_t sequences = 0, output_tokens = 0, prompt_tokens = -1, cached_tokens = 0;
   bool gap = false;
-};
-struct State {
-  const char* name;
-  std::string detail;
 };
 
 Delivered ReadDelivered(Database& db, const Id16& request) {
-  Rows rows = db.Query("SELECT outcome, prompt_tokens, output_tokens, witnesses FROM usage_event WHERE request_id = ?",
-                       request);
-  if (!rows.Next()) return {};
-  return {true, rows.Int(0), rows.Int(1), rows.Int(2), rows.Int(3)};
+  UsageEvent event;
+  if (!FindEvent(db, request, &event)) return {};
+  Delivered delivered{event.outcome != v1::USAGE_OUTCOME_UNBILLED, event.outcome, event.prompt_tokens,
+                      event.output_tokens, event.witnesses};
+  Rows rows = db.Query(
+      "SELECT outcome, prompt_tokens, output_tokens, witnesses FROM usage_event WHERE corrects_seq = ? ORDER BY seq",
+      event.seq);
+  while (rows.Next()) {
+    if (rows.Int(0) != v1::USAGE_OUTCOME_CORRECTION) {  // the record that came after the loss was booked
+      delivered = {true, rows.Int(0), rows.Int(1), rows.Int(2), rows.Int(3)};
+      continue;
+    }
+    delivered.prompt_tokens += rows.Int(1);
+    delivered.output_tokens += rows.Int(2);
+  }
+  return delivered;
 }
 
 Generated ReadGenerated(Database& db, const Id16& request) {
   Generated generated;
   int64_t sequence = -1, covered = 0;
   Rows rows = db.Query(
-      "SELECT sequence, from_index, to_index, attempt, prompt_tokens FROM witness WHERE request_id = ? "
+      "SELECT sequence, from_index, to_index, attempt, prompt_tokens, cached_tokens FROM witness WHERE request_id = ? "
       "ORDER BY sequence, from_index, to_index",
       request);
   while (rows.Next()) {
@@ -46,13 +57,16 @@ Generated ReadGenerated(Database& db, const Id16& request) {
     // Attempts overlap or join; a hole means that a record is still on its way.
     if (rows.Int(1) > covered) generated.gap = true;
     covered = std::max(covered, rows.Int(2));
-    if (rows.Int(0) == 0 && rows.Int(3) <= 1) generated.prompt_tokens = rows.Int(4);
+    if (rows.Int(0) == 0 && rows.Int(3) <= 1) {
+      generated.prompt_tokens = rows.Int(4);
+      generated.cached_tokens = rows.Int(5);
+    }
   }
   generated.output_tokens += covered;
   return generated;
 }
 
-State Weigh(const Delivered& d, const Generated& g) {
+Weighed Weigh(const Delivered& d, const Generated& g) {
   if (!d.known) return {"waiting", "for the gateway's record"};
   if (d.witnesses == 0) return {"agreed", g.sequences == 0 ? "nothing delivered" : ""};
   if (g.sequences < d.witnesses || g.gap) {
@@ -71,38 +85,57 @@ State Weigh(const Delivered& d, const Generated& g) {
 
 }  // namespace
 
-void MatchWitnesses(Database& db, const Id16& request_id, int64_t now_us) {
-  const State state = Weigh(ReadDelivered(db, request_id), ReadGenerated(db, request_id));
-  db.Execute(
-      "INSERT INTO witness_match (request_id, state, detail, since_us) VALUES (?, ?, ?, ?) ON CONFLICT (request_id) "
-      "DO UPDATE SET state = CASE WHEN excluded.state = 'waiting' THEN state ELSE excluded.state END, "
-      "detail = excluded.detail",
-      request_id, state.name, state.detail, now_us);
+Weighed WeighRequest(Database& db, const Id16& request_id) {
+  return Weigh(ReadDelivered(db, request_id), ReadGenerated(db, request_id));
 }
 
-void ExpireWaiting(Database& db, int64_t before_us) {
+void MatchWitnesses(Database& db, const Id16& request_id, int64_t now_us) {
+  const Weighed weighed = WeighRequest(db, request_id);
+  if (absl::string_view(weighed.state) == "agreed") {
+    db.Execute("DELETE FROM unmatched WHERE request_id = ?", request_id);
+    return;
+  }
+  db.Execute(
+      "INSERT INTO unmatched (request_id, state, detail, since_us) VALUES (?, ?, ?, ?) ON CONFLICT (request_id) "
+      "DO UPDATE SET state = CASE WHEN excluded.state = 'waiting' THEN state ELSE excluded.state END, "
+      "detail = excluded.detail",
+      request_id, weighed.state, weighed.detail, now_us);
+}
+
+std::string MatchState(Database& db, const Id16& request_id) {
+  Rows rows = db.Query("SELECT state FROM unmatched WHERE request_id = ?", request_id);
+  return rows.Next() ? rows.Text(0) : "agreed";
+}
+
+absl::Status ExpireWaiting(Database& db, int64_t before_us, int64_t now_us) {
   std::vector<Id16> late;
   {
-    Rows rows = db.Query("SELECT request_id FROM witness_match WHERE state = 'waiting' AND since_us <= ? LIMIT 1000",
-                         before_us);
+    Rows rows =
+        db.Query("SELECT request_id FROM unmatched WHERE state = 'waiting' AND since_us <= ? LIMIT 1000", before_us);
     while (rows.Next()) late.push_back(rows.Id(0));
   }
   for (const Id16& request : late) {
     const Delivered delivered = ReadDelivered(db, request);
     const Generated generated = ReadGenerated(db, request);
-    State state{"w2_only", absl::StrCat("generated ", generated.output_tokens, ", nothing billed")};
-    if (delivered.known) {
-      // Part of the worker's count is there, and it is too small already or cannot be completed.
-      state = {"w1_only", absl::StrCat("delivered ", delivered.output_tokens, ", the worker's count is missing")};
+    // Part of the worker's count is there, and it is too small already or cannot be completed.
+    Weighed given_up{"w1_only", absl::StrCat("delivered ", delivered.output_tokens, ", the worker's count is missing")};
+    if (!delivered.known) {
+      given_up = {"w2_only", absl::StrCat("generated ", generated.output_tokens, ", nothing billed")};
+      GANTRY_RETURN_IF_ERROR(BookLoss(db, request,
+                                      {.prompt_tokens = std::max<int64_t>(generated.prompt_tokens, 0),
+                                       .cached_tokens = generated.cached_tokens,
+                                       .output_tokens = generated.output_tokens},
+                                      now_us));
     }
-    db.Execute("UPDATE witness_match SET state = ?, detail = ? WHERE request_id = ?", state.name, state.detail,
+    db.Execute("UPDATE unmatched SET state = ?, detail = ? WHERE request_id = ?", given_up.state, given_up.detail,
                request);
   }
+  return absl::OkStatus();
 }
 
 MatchCounts CountMatches(Database& db) {
   MatchCounts counts;
-  Rows rows = db.Query("SELECT state, count(*) FROM witness_match WHERE state <> 'agreed' GROUP BY state");
+  Rows rows = db.Query("SELECT state, count(*) FROM unmatched GROUP BY state");
   while (rows.Next()) {
     const std::string state = rows.Text(0);
     if (state == "waiting") counts.waiting = rows.Int(1);

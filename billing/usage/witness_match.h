@@ -3,29 +3,41 @@
 //   waiting      one of them has not come yet
 //   agreed       a normal end: counts equal; an end by stop string, abort or loss: delivered <= generated
 //   w1_only      the worker's count has not come in time: billed as delivered, flagged
-//   w2_only      the gateway's has not: nothing billed, a cost of the house
+//   w2_only      the gateway's has not: nothing billed, a loss of the house (billing/usage/losses.h)
 //   quarantined  more delivered than generated, or a normal end with different counts: somebody must look
 //
-// A late witness is weighed again, whatever the state was.
+// A late witness is weighed again, whatever the state was, and so is a correction. Prompt counts are those of the first
+// attempt; what is computed again, replayed or hedged changes neither count.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
 #include "billing/store/database.h"
 #include "services/common/ids.h"
 
 namespace gantry::billing {
 
-// After either witness of the request has been recorded.
+// After either witness of the request, or a correction, has been recorded.
 void MatchWitnesses(Database& db, const Id16& request_id, int64_t now_us);
 
-// Gives up waiting for requests whose first witness came before `before_us`.
-void ExpireWaiting(Database& db, int64_t before_us);
+// Gives up waiting for requests whose first witness came before `before_us`; at most 1000 at a time.
+absl::Status ExpireWaiting(Database& db, int64_t before_us, int64_t now_us);
+
+// "agreed" unless it stands among the unmatched.
+std::string MatchState(Database& db, const Id16& request_id);
 
 struct MatchCounts {
   int64_t waiting = 0, w1_only = 0, w2_only = 0, quarantined = 0;
 };
 MatchCounts CountMatches(Database& db);
+
+// What the counts of a request say when they are weighed from its rows alone; the detail names them.
+struct Weighed {
+  const char* state = "agreed";
+  std::string detail;
+};
+Weighed WeighRequest(Database& db, const Id16& request_id);
 
 }  // namespace gantry::billing

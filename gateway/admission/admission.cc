@@ -144,7 +144,7 @@ std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admission::Admit(con
   if (!key->MayUseModel(request.model)) {
     return Refusal{RefusalReason::kModel, absl::StrCat("The API key may not use model \"", request.model, "\".")};
   }
-  std::optional<Prices> prices = prices_->Find(key->party, request.model);
+  std::optional<Prices> prices = prices_->Find(key->party, request.model, request.prompt_tokens);
   if (!prices.has_value() && !prices_->loaded()) {
     return Refusal{RefusalReason::kBillingAway, "Prices are not known yet.", absl::Seconds(1), {}};
   }

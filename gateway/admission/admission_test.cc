@@ -343,7 +343,7 @@ TEST_F(AdmissionTest, LimitsHoldUnderManyThreads) {
 // ---- prices ----
 
 TEST_F(AdmissionTest, CostsAreExactAndRoundedUpOnce) {
-  const Prices prices = *prices_.Find(party_, "demo");
+  const Prices prices = *prices_.Find(party_, "demo", 100);
   EXPECT_EQ(prices.cached, prices.input) << "no line of its own";
   EXPECT_EQ(prices.CostMicro(1, 0, 0), 1);
   EXPECT_EQ(prices.CostMicro(5, 0, 0), 1);
@@ -355,6 +355,29 @@ TEST_F(AdmissionTest, CostsAreExactAndRoundedUpOnce) {
   EXPECT_GE(odd.HoldMicro(1000, 10), odd.CostMicro(1000, 1000, 10)) << "whatever is cached fits the hold";
   odd.request = 5'000'000;
   EXPECT_EQ(odd.OutputMicro(10), 8) << "the price of the request is paid once";
+  odd.output_package = 1000;
+  EXPECT_EQ(odd.OutputMicro(10), 800) << "a package is opened";
+  EXPECT_EQ(odd.OutputMicro(1000), 1600) << "it may have been open already, and full";
+}
+
+TEST_F(AdmissionTest, TheLengthOfThePromptChoosesItsPrice) {
+  v1::PriceEvent event;
+  v1::TenantPrices* tenant = event.mutable_upsert();
+  tenant->set_party_id(party_.ToBytes());
+  tenant->set_plan_version_id(std::string(16, 'v'));
+  for (const auto& [token_class, from, to, price] : {std::tuple(v1::TOKEN_CLASS_INPUT, 0, 200, 5),
+                                                     {v1::TOKEN_CLASS_INPUT, 200, 0, 9},
+                                                     {v1::TOKEN_CLASS_OUTPUT, 0, 0, 7}}) {
+    v1::PriceLine* line = tenant->add_lines();
+    line->set_model_glob("*");
+    line->set_token_class(token_class);
+    line->set_context_from(static_cast<uint64_t>(from));
+    line->set_context_to(static_cast<uint64_t>(to));
+    line->set_price_micro_per_m(price);
+  }
+  prices_.Apply(event);
+  EXPECT_EQ(prices_.Find(party_, "demo", 199)->input, 5);
+  EXPECT_EQ(prices_.Find(party_, "demo", 200)->input, 9);
 }
 
 }  // namespace

@@ -19,13 +19,16 @@ class TenantPrices;
 
 namespace gantry::gateway {
 
-// Prices of one tenant and model, pinned by a request at admission. Micro-units per million.
+// Prices of one tenant, model and length of prompt, pinned by a request at admission. Micro-units per million; where
+// tiers make the price depend on what the month has used, the dearest.
 struct Prices {
   Id16 plan_version;
   int64_t input = 0;
   int64_t cached = 0;
   int64_t output = 0;
   int64_t request = 0;
+  // Tokens of a package, 0 when they are sold singly. A request may open one more than it fills.
+  uint64_t input_package = 0, cached_package = 0, output_package = 0;
 
   // Rounded up to whole micro-units: what must be held so that the exact amount fits. Saturates at INT64_MAX.
   int64_t CostMicro(uint64_t prompt_tokens, uint64_t cached_tokens, uint64_t output_tokens) const;
@@ -43,7 +46,7 @@ class PriceTable {
   // Whether billing has said what there is.
   bool loaded() const;
   // None: the tenant has no plan, or no line of it covers the model's input and output.
-  std::optional<Prices> Find(const Id16& party, absl::string_view model) const;
+  std::optional<Prices> Find(const Id16& party, absl::string_view model, uint64_t prompt_tokens) const;
 
  private:
   mutable absl::Mutex mu_;

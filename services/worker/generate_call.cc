@@ -142,6 +142,7 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
   const GenerateContext& context() const { return context_; }
   const std::string& request_id() const { return request_id_; }
   const std::string& hold_id() const { return hold_id_; }
+  const std::string& tenant() const { return tenant_; }
   uint32_t attempt() const { return attempt_; }
 
   // ---- reactions; none of them blocks ----
@@ -227,6 +228,7 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
     if (!requests.ok()) return requests.status();
     request_id_ = start.request_id();
     hold_id_ = start.hold_id();
+    tenant_ = start.tenant();
     attempt_ = start.attempt();
     const size_t count = requests->size();
     {
@@ -260,6 +262,7 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
     BoardSlot initial{};
     std::copy_n(start.request_id().data(), sizeof(initial.request_id), reinterpret_cast<char*>(initial.request_id));
     std::copy_n(start.hold_id().data(), sizeof(initial.hold_id), reinterpret_cast<char*>(initial.hold_id));
+    std::copy_n(start.tenant().data(), sizeof(initial.tenant), reinterpret_cast<char*>(initial.tenant));
     initial.attempt = start.attempt();
     initial.sequence = index;
     initial.from_index = initial.to_index = request.ids.size() - static_cast<size_t>(request.generated_from);
@@ -361,7 +364,7 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
   }
 
   const GenerateContext& context_;
-  std::string request_id_, hold_id_;  // set before the first Submit, then constant
+  std::string request_id_, hold_id_, tenant_;  // set before the first Submit, then constant
   uint32_t attempt_ = 0;
   v1::GenerateClientMessage incoming_;
 
@@ -393,6 +396,7 @@ void SequenceSink::OnFinish(const engine::FinishEvent& event) {
   v1::WitnessRecord record;
   record.set_request_id(call_->request_id());
   record.set_hold_id(call_->hold_id());
+  record.set_party_id(call_->tenant());
   record.set_attempt(call_->attempt());
   record.set_sequence(index_);
   record.set_from_index(slot_->from_index);

@@ -103,6 +103,7 @@ absl::StatusOr<std::unique_ptr<WitnessSender>> WitnessSender::Start(Options opti
     id[14] = static_cast<char>(id[14] ^ static_cast<char>(slot.attempt));
     witness.set_record_id(id);
     witness.set_hold_id(std::string(reinterpret_cast<const char*>(slot.hold_id), sizeof(slot.hold_id)));
+    witness.set_party_id(std::string(reinterpret_cast<const char*>(slot.tenant), sizeof(slot.tenant)));
     witness.set_attempt(slot.attempt);
     witness.set_sequence(slot.sequence);
     witness.set_from_index(slot.from_index);

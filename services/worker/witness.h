@@ -30,6 +30,7 @@ struct BoardSlot {
   uint64_t in_use;
   uint8_t request_id[16];
   uint8_t hold_id[16];
+  uint8_t tenant[16];
   uint32_t attempt;
   uint32_t sequence;
   uint64_t from_index;

@@ -194,6 +194,7 @@ TEST_F(WorkerTest, GreedyStreamEqualsTheGoldenAndTheWitnessAgrees) {
   ASSERT_EQ(records.size(), 1u);
   EXPECT_EQ(records[0].request_id(), start.request_id());
   EXPECT_EQ(records[0].hold_id(), start.hold_id());
+  EXPECT_EQ(records[0].party_id(), start.tenant());
   EXPECT_EQ(records[0].from_index(), 0u);
   EXPECT_EQ(records[0].to_index(), greedy.size());
   EXPECT_EQ(records[0].prompt_tokens(), GoldenIds("ids.0").size());

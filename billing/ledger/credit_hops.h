@@ -1,0 +1,31 @@
+// What a slice or a hold of a tenant has set aside of each reseller above it (R6): as much as of the tenant, since what
+// a reseller sells is not cheaper than what it buys. Where it is, usage takes the rest of the reseller's own free
+// money.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "billing/ledger/ledger.h"
+#include "billing/store/database.h"
+
+namespace gantry::billing {
+
+// The least that all resellers above `tenant` have left; the largest int64 when there are none.
+int64_t AvailableAbove(Database& db, const std::vector<PartyRow>& buyers);
+
+// Sets `micro` aside of each of buyers[1..] under `credit_id`, or adds it. REQUIRES: micro <= AvailableAbove.
+void HoldAbove(Database& db, const std::vector<PartyRow>& buyers, const Id16& credit_id, int64_t micro);
+
+// Gives `micro` of each back, as far as it is there; with `close` all that is left.
+void ReturnAbove(Database& db, const Id16& credit_id, int64_t micro, bool close);
+
+// Takes up to `micro` of what is set aside of `buyer`, then of its free money; what it returns of `held_micro` was held
+// and must be released by the posting.
+struct Taken {
+  int64_t covered_micro = 0;
+  int64_t held_micro = 0;  // <= covered
+};
+Taken TakeAbove(Database& db, const PartyRow& buyer, const Id16& credit_id, int64_t micro);
+
+}  // namespace gantry::billing
