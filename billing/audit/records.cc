@@ -157,7 +157,7 @@ void CheckWitnesses(Database& db, v1::AuditReport* report) {
         "SELECT count(*), coalesce(sum(x.request_id IS NULL AND u.witnesses > 0 AND (w.generated IS NULL OR "
         "w.generated < u.delivered OR (u.outcome = 1 AND w.generated <> u.delivered))), 0) FROM "
         "(SELECT request_id, outcome, witnesses, output_tokens + (SELECT coalesce(sum(k.output_tokens), 0) "
-        " FROM usage_event k WHERE k.corrects_seq = e.seq) AS delivered FROM usage_event e WHERE corrects_seq = 0) u "
+        " FROM usage_event k WHERE k.corrects_seq = e.seq AND k.corrects_seq > 0) AS delivered FROM usage_event e WHERE corrects_seq = 0) u "
         "LEFT JOIN w USING (request_id) LEFT JOIN unmatched x USING (request_id)");
     if (rows.Next()) {
       requests = rows.Int(0);

@@ -31,7 +31,7 @@ UsagePart PartOf(const Counts& counts, int64_t sign) {
 absl::StatusOr<UsageEvent> BilledEvent(Database& db, const UsageEvent& first) {
   if (first.outcome != v1::USAGE_OUTCOME_UNBILLED) return first;
   Rows rows = db.Query("SELECT " GANTRY_USAGE_COLUMNS
-                       " FROM usage_event u WHERE u.corrects_seq = ? AND u.outcome <> ? ORDER BY u.seq LIMIT 1",
+                       " FROM usage_event u WHERE u.corrects_seq = ? AND u.corrects_seq > 0 AND u.outcome <> ? ORDER BY u.seq LIMIT 1",
                        first.seq, static_cast<int64_t>(v1::USAGE_OUTCOME_CORRECTION));
   if (!rows.Next()) {
     return absl::FailedPreconditionError(
@@ -79,7 +79,7 @@ absl::StatusOr<v1::UsageRow> CorrectUsage(Database& db, const v1::CorrectUsageRe
   {
     Rows rows = db.Query(
         "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), "
-        "coalesce(sum(output_tokens), 0) FROM usage_event WHERE corrects_seq = ? AND outcome = ?",
+        "coalesce(sum(output_tokens), 0) FROM usage_event WHERE corrects_seq = ? AND corrects_seq > 0 AND outcome = ?",
         first.seq, static_cast<int64_t>(v1::USAGE_OUTCOME_CORRECTION));
     if (rows.Next()) {
       corrections = rows.Int(0);

@@ -113,7 +113,7 @@ absl::StatusOr<Earlier> FindEarlier(Database& db, const v1::UsageRecord& record,
     earlier.taken = true;
     return earlier;
   }
-  Rows rows = db.Query("SELECT 1 FROM usage_event WHERE corrects_seq = ?", event.seq);
+  Rows rows = db.Query("SELECT 1 FROM usage_event WHERE corrects_seq = ? AND corrects_seq > 0", event.seq);
   earlier.taken = rows.Next();
   earlier.loss = std::move(event);
   return earlier;

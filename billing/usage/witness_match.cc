@@ -27,7 +27,7 @@ Delivered ReadDelivered(Database& db, const Id16& request) {
   Delivered delivered{event.outcome != v1::USAGE_OUTCOME_UNBILLED, event.outcome, event.prompt_tokens,
                       event.output_tokens, event.witnesses};
   Rows rows = db.Query(
-      "SELECT outcome, prompt_tokens, output_tokens, witnesses FROM usage_event WHERE corrects_seq = ? ORDER BY seq",
+      "SELECT outcome, prompt_tokens, output_tokens, witnesses FROM usage_event WHERE corrects_seq = ? AND corrects_seq > 0 ORDER BY seq",
       event.seq);
   while (rows.Next()) {
     if (rows.Int(0) != v1::USAGE_OUTCOME_CORRECTION) {  // the record that came after the loss was booked

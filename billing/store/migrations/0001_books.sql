@@ -243,6 +243,7 @@ CREATE TABLE usage_event (
                               AND reasoning_tokens BETWEEN 0 AND output_tokens AND requests >= 0))
 ) STRICT;
 CREATE UNIQUE INDEX usage_by_request ON usage_event (request_id) WHERE corrects_seq = 0;
+-- Queries say `corrects_seq > 0` beside their parameter: else SQLite cannot know that this index has what they ask for.
 CREATE INDEX usage_corrections ON usage_event (corrects_seq) WHERE corrects_seq > 0;
 CREATE INDEX usage_by_party ON usage_event (party_no, ended_us);
 CREATE TRIGGER usage_immutable BEFORE UPDATE ON usage_event BEGIN SELECT RAISE(ABORT, 'usage is immutable'); END;
