@@ -72,10 +72,10 @@ void CheckUsageChain(Database& db, v1::AuditReport* report) {
     if (rows.Int(0) != event.seq) {
       finish();
       event = ReadEvent(rows);
-      hash = rows.Text(23);
+      hash = rows.Text(kUsageColumns);
       hops.clear();
     }
-    if (!rows.IsNull(24)) hops.push_back({rows.Int(24), rows.Int(25), rows.Int(26), rows.Int(27), rows.Int(28)});
+    if (!rows.IsNull(kUsageColumns + 1)) hops.push_back(ReadRatedHop(rows, kUsageColumns + 1));
   }
   finish();
   chain.Report(report, "usage chain");
@@ -156,8 +156,8 @@ void CheckWitnesses(Database& db, v1::AuditReport* report) {
         "GROUP BY request_id, sequence) GROUP BY request_id) "
         "SELECT count(*), coalesce(sum(x.request_id IS NULL AND u.witnesses > 0 AND (w.generated IS NULL OR "
         "w.generated < u.delivered OR (u.outcome = 1 AND w.generated <> u.delivered))), 0) FROM "
-        "(SELECT request_id, outcome, witnesses, output_tokens + (SELECT coalesce(sum(k.output_tokens), 0) "
-        " FROM usage_event k WHERE k.corrects_seq = e.seq AND k.corrects_seq > 0) AS delivered FROM usage_event e WHERE corrects_seq = 0) u "
+        "(SELECT request_id, min(outcome) AS outcome, max(witnesses) AS witnesses, sum(output_tokens) AS delivered "
+        " FROM usage_event WHERE outcome <> 6 GROUP BY request_id) u "
         "LEFT JOIN w USING (request_id) LEFT JOIN unmatched x USING (request_id)");
     if (rows.Next()) {
       requests = rows.Int(0);

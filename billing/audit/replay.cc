@@ -81,9 +81,8 @@ class Replay {
     {
       Rows rows = db_.Query(
           "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(output_tokens), 0), "
-          "coalesce(sum(requests), 0) FROM usage_event WHERE (seq = ?1 OR corrects_seq = ?1) AND seq < ?2 "
-          "AND outcome <> 6",
-          e.corrects_seq, e.seq);
+          "coalesce(sum(requests), 0) FROM usage_event WHERE request_id = ? AND revision < ? AND outcome <> 6",
+          e.request_id, e.revision);
       if (rows.Next()) before = {rows.Int(0), rows.Int(1), rows.Int(2), rows.Int(3)};
     }
     const Counts right{before.prompt + e.prompt_tokens, before.cached + e.cached_tokens,
@@ -178,9 +177,9 @@ void CheckRating(Database& db, v1::AuditReport* report) {
         event = ReadEvent(rows);
         hops.clear();
       }
-      if (rows.IsNull(23)) continue;
+      if (rows.IsNull(kUsageColumns)) continue;
       ++ratings;
-      hops.push_back({rows.Int(23), rows.Int(24), rows.Int(25), rows.Int(26), rows.Int(27)});
+      hops.push_back(ReadRatedHop(rows, kUsageColumns));
     }
     finish();
   }

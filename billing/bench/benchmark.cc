@@ -31,8 +31,8 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-constexpr int kBatch = 256;         // records a batch, as a busy gateway sends them
-constexpr int kBatchesInFlight = 8; // what the group commit finds waiting
+constexpr int kBatch = 256;          // records a batch, as a busy gateway sends them
+constexpr int kBatchesInFlight = 8;  // what the group commit finds waiting
 
 double SecondsSince(SteadyClock::time_point start) {
   return std::chrono::duration<double>(SteadyClock::now() - start).count();
@@ -40,11 +40,14 @@ double SecondsSince(SteadyClock::time_point start) {
 double CpuSeconds() {
   struct rusage usage {};
   getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) / 1e6; };
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) / 1e6;
+  };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 int64_t NowUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 double FsyncMs(const std::string& dir) {
@@ -70,7 +73,8 @@ class Flight {
  public:
   void Enter() {
     absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(+[](int* n) { return *n < kBatchesInFlight; }, &running_));
+    mutex_.Await(absl::Condition(
+        +[](int* n) { return *n < kBatchesInFlight; }, &running_));
     ++running_;
   }
   void Leave(const absl::Status& status) {
@@ -80,7 +84,8 @@ class Flight {
   }
   absl::Status Wait() {
     absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(+[](int* n) { return *n == 0; }, &running_));
+    mutex_.Await(absl::Condition(
+        +[](int* n) { return *n == 0; }, &running_));
     return failure_;
   }
 
@@ -96,6 +101,7 @@ struct Batches {
   std::vector<v1::ReserveRequest> holds;
 };
 
+// With holds of their own and both witnesses, or of a slice and of prompts alone, which need no second witness.
 Batches MakeBatches(Sample& sample, int events, bool own_holds) {
   Batches batches;
   for (int begin = 0; begin < events; begin += kBatch) {
@@ -106,7 +112,12 @@ Batches MakeBatches(Sample& sample, int events, bool own_holds) {
     witnesses.set_worker_id(sample.worker_id());
     for (int i = begin; i < std::min(events, begin + kBatch); ++i) {
       SampleRequest request = sample.Next();
-      if (own_holds) batches.holds.push_back(sample.HoldFor(&request, 20'000));
+      if (own_holds) {
+        batches.holds.push_back(sample.HoldFor(&request, 20'000));
+      } else {
+        request.usage.set_output_tokens(0);
+        request.usage.clear_sequences();
+      }
       *usage.add_records() = std::move(request.usage);
       *witnesses.add_records() = std::move(request.witness);
     }
@@ -221,7 +232,8 @@ absl::Status Run(int events, const std::string& dir, Report* report) {
       absl::StatusOr<v1::Invoice> invoice = GetInvoice(db, request);
       return invoice.status();
     });
-    report->Add("invoice_ms", SecondsSince(start) * 1000, "ms", "of a reseller with a tenth of all usage, from roll-ups");
+    report->Add("invoice_ms", SecondsSince(start) * 1000, "ms",
+                "of a reseller with a tenth of all usage, from roll-ups");
     return read;
   });
 }
@@ -234,7 +246,9 @@ int main(int argc, char** argv) {
   int events = 100'000;
   std::string dir;
   gantry::billing::Report report;
-  app.add_option("--events", events, "events a measurement")->capture_default_str()->check(CLI::Range(256, 100'000'000));
+  app.add_option("--events", events, "events a measurement")
+      ->capture_default_str()
+      ->check(CLI::Range(256, 100'000'000));
   app.add_option("--dir", dir, "directory on the disk to measure; default: a new one under /tmp");
   app.add_flag("--json", report.as_json, "as JSON");
   CLI11_PARSE(app, argc, argv);

@@ -55,8 +55,7 @@ absl::StatusOr<PartyRow> AddParty(Database& db, v1::PartyKind kind, const std::s
 
 absl::StatusOr<SampleTenant> AddTenant(Database& db, const std::string& name, const std::string& parent,
                                        int64_t credit_micro, int64_t now_us) {
-  GANTRY_ASSIGN_OR_RETURN(const PartyRow row,
-                          AddParty(db, v1::PARTY_KIND_TENANT, name, parent, credit_micro, now_us));
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow row, AddParty(db, v1::PARTY_KIND_TENANT, name, parent, credit_micro, now_us));
   v1::CreateKeyRequest request;
   request.set_party_name(name);
   GANTRY_ASSIGN_OR_RETURN(const CreatedKey key, CreateKey(db, request, Secret(std::string(32, 'p')), now_us));
@@ -80,8 +79,8 @@ absl::StatusOr<Sample> Sample::Make(Store& store, SampleOptions options, int64_t
     GANTRY_RETURN_IF_ERROR(PublishPlanVersion(db, HousePlan(), now_us).status());
     for (int i = 0; i < options.resellers; ++i) {
       const std::string name = absl::StrCat("reseller-", i);
-      GANTRY_ASSIGN_OR_RETURN(const PartyRow reseller, AddParty(db, v1::PARTY_KIND_RESELLER, name, "",
-                                                                options.credit_micro, now_us));
+      GANTRY_ASSIGN_OR_RETURN(const PartyRow reseller,
+                              AddParty(db, v1::PARTY_KIND_RESELLER, name, "", options.credit_micro, now_us));
       GANTRY_ASSIGN_OR_RETURN(const std::shared_ptr<const PlanTerms> base, TermsAt(db, reseller.party_no, now_us));
       v1::PublishPlanVersionRequest plan;
       plan.set_seller_name(name);
@@ -98,8 +97,8 @@ absl::StatusOr<Sample> Sample::Make(Store& store, SampleOptions options, int64_t
     const absl::Status added = store.WriteAndWait([&](Database& db) -> absl::Status {
       for (int i = begin; i < std::min(options.tenants, begin + 100); ++i) {
         const std::string parent = options.resellers == 0 ? "" : absl::StrCat("reseller-", i % options.resellers);
-        GANTRY_ASSIGN_OR_RETURN(SampleTenant tenant, AddTenant(db, absl::StrCat("tenant-", i), parent,
-                                                               options.credit_micro / 1000, now_us));
+        GANTRY_ASSIGN_OR_RETURN(SampleTenant tenant,
+                                AddTenant(db, absl::StrCat("tenant-", i), parent, options.credit_micro / 1000, now_us));
         sample.tenants_.push_back(tenant);
       }
       return absl::OkStatus();

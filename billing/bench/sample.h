@@ -1,5 +1,5 @@
-// Made-up business for demonstrations, tests and benchmarks: a house, resellers, tenants with credit and keys, and requests
-// of theirs as gateway and worker would report them. The same seed gives the same business.
+// Made-up business for demonstrations, tests and benchmarks: a house, resellers, tenants with credit and keys, and
+// requests of theirs as gateway and worker would report them. The same seed gives the same business.
 #pragma once
 
 #include <cstdint>

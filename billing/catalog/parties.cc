@@ -210,7 +210,7 @@ absl::StatusOr<v1::ListPartiesResponse> ListParties(Database& db, const v1::List
 
 absl::StatusOr<v1::Balance> GetBalance(Database& db, const std::string& party_name, int64_t as_of_us) {
   GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, party_name));
-  Funds funds = FundsOf(db, party);
+  Funds funds = ReadFunds(db, party);
   v1::Balance balance;
   balance.set_party_id(party.party_id.ToBytes());
   balance.set_party_name(party.name);

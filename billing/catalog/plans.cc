@@ -1,7 +1,7 @@
 #include "billing/catalog/plans.h"
 
 #include <algorithm>
-#include <map>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -338,6 +338,21 @@ absl::StatusOr<std::shared_ptr<const PlanTerms>> TermsAt(Database& db, int64_t p
                party_no, time_us));
   if (!id) return absl::NotFoundError(absl::StrCat("nothing prices party number ", party_no, " at ", time_us));
   return TermsOf(db, *id);
+}
+
+absl::StatusOr<TermsSpan> TermsSpanAt(Database& db, int64_t party_no, int64_t time_us) {
+  TermsSpan span;
+  GANTRY_ASSIGN_OR_RETURN(span.terms, TermsAt(db, party_no, time_us));
+  Rows rows = db.Query(
+      "SELECT (SELECT max(from_us) FROM subscription WHERE party_no = ?1 AND from_us <= ?2), "
+      "(SELECT min(from_us) FROM subscription WHERE party_no = ?1 AND from_us > ?2), "
+      "(SELECT min(valid_from_us) FROM plan_version WHERE plan_no = ?3 AND valid_from_us > ?2)",
+      party_no, time_us, span.terms->plan_no);
+  if (!rows.Next()) return absl::InternalError("subscriptions cannot be read");
+  constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+  span.from_us = std::max(rows.Int(0), span.terms->valid_from_us);
+  span.until_us = std::min(rows.IsNull(1) ? kNever : rows.Int(1), rows.IsNull(2) ? kNever : rows.Int(2));
+  return span;
 }
 
 absl::StatusOr<v1::ListPlanVersionsResponse> ListPlanVersions(Database& db, const std::string& plan) {

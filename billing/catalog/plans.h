@@ -50,6 +50,14 @@ absl::StatusOr<PlanTerms> ReadTerms(Database& db, const Id16& plan_version_id);
 // What prices `party_no` at a time. NOT_FOUND: nothing does.
 absl::StatusOr<std::shared_ptr<const PlanTerms>> TermsAt(Database& db, int64_t party_no, int64_t time_us);
 
+// The same, with how long it does so: until_us is when another version or subscription takes effect that is known now.
+struct TermsSpan {
+  std::shared_ptr<const PlanTerms> terms;
+  int64_t from_us = 0;
+  int64_t until_us = 0;  // exclusive
+};
+absl::StatusOr<TermsSpan> TermsSpanAt(Database& db, int64_t party_no, int64_t time_us);
+
 // The prices that hold now: of one party, or of all that buy (0). Lines with tiers are shown at their dearest, which is
 // what a hold must cover.
 absl::StatusOr<std::vector<v1::TenantPrices>> CurrentPrices(Database& db, int64_t party_no, int64_t now_us);

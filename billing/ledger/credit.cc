@@ -64,15 +64,14 @@ absl::StatusOr<HoldRow> FindHold(Database& db, const std::string& hold_id) {
   return hold;
 }
 
-// `held_micro` stays held of the tenant's account: what a posting will release.
-absl::Status EndHold(Database& db, HoldRow& hold, v1::HoldState state, int64_t settled) {
+// Without any usage.
+absl::Status EndHold(Database& db, HoldRow& hold, v1::HoldState state) {
   GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByNo(db, hold.party_no));
-  db.Execute("UPDATE hold SET state = ?, settled_micro = ? WHERE hold_id = ?", static_cast<int64_t>(state), settled,
-             hold.hold_id);
-  ChangeHeld(db, FundsOf(db, party).account_no, settled - hold.response.held_micro());
-  if (settled == 0) ReturnAbove(db, hold.hold_id, 0, /*close=*/true);
+  db.Execute("UPDATE hold SET state = ? WHERE hold_id = ?", static_cast<int64_t>(state), hold.hold_id);
+  Journal journal(db);
+  journal.ChangeHeld(journal.Open(party.party_no, "customer", party.currency), -hold.response.held_micro());
+  ReturnAbove(journal, hold.hold_id, 0, /*close=*/true);
   hold.response.set_state(state);
-  hold.response.set_settled_micro(settled);
   return absl::OkStatus();
 }
 
@@ -80,21 +79,27 @@ absl::Status EndHold(Database& db, HoldRow& hold, v1::HoldState state, int64_t s
 
 // ---- slices ----
 
-absl::Status EnterEpoch(Database& db, const Id16& gateway, uint64_t epoch, int64_t now_us) {
-  Rows rows = db.Query("SELECT epoch FROM gateway WHERE gateway_id = ?", gateway);
-  const bool known = rows.Next();
-  const int64_t newest = known ? rows.Int(0) : 0;
-  if (known && static_cast<int64_t>(epoch) < newest) {
+absl::StatusOr<int64_t> EnterEpoch(Database& db, const Id16& gateway, uint64_t epoch, int64_t now_us) {
+  int64_t number = 0, newest = 0;
+  {
+    Rows rows = db.Query("SELECT gateway_no, epoch FROM gateway WHERE gateway_id = ?", gateway);
+    if (rows.Next()) {
+      number = rows.Int(0);
+      newest = rows.Int(1);
+    }
+  }
+  if (number == 0) {
+    db.Execute("INSERT INTO gateway (gateway_id, epoch, since_us) VALUES (?, ?, ?)", gateway, epoch, now_us);
+    return db.LastRowId();
+  }
+  if (static_cast<int64_t>(epoch) < newest) {
     return absl::AbortedError(
         absl::StrCat("gateway epoch ", epoch, " is fenced: the gateway has started again as ", newest));
   }
-  if (!known || static_cast<int64_t>(epoch) > newest) {
-    db.Execute(
-        "INSERT INTO gateway (gateway_id, epoch, since_us) VALUES (?, ?, ?) "
-        "ON CONFLICT (gateway_id) DO UPDATE SET epoch = excluded.epoch, since_us = excluded.since_us",
-        gateway, epoch, now_us);
+  if (static_cast<int64_t>(epoch) > newest) {
+    db.Execute("UPDATE gateway SET epoch = ?, since_us = ? WHERE gateway_no = ?", epoch, now_us, number);
   }
-  return absl::OkStatus();
+  return number;
 }
 
 absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantSliceRequest& request, int64_t now_us) {
@@ -104,7 +109,7 @@ absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantS
   if (request.minimum_micro() <= 0 || request.wanted_micro() < request.minimum_micro()) {
     return absl::InvalidArgumentError("expected 0 < minimum_micro <= wanted_micro");
   }
-  GANTRY_RETURN_IF_ERROR(EnterEpoch(db, gateway, request.gateway_epoch(), now_us));
+  GANTRY_ASSIGN_OR_RETURN(const int64_t gateway_no, EnterEpoch(db, gateway, request.gateway_epoch(), now_us));
   GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyById(db, party_id));
 
   v1::GrantSliceResponse response;
@@ -113,9 +118,9 @@ absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantS
   bool repeat = false;
   {
     Rows rows = db.Query(
-        "SELECT party_no, gateway_id, wanted_micro, minimum_micro, granted_micro FROM slice WHERE slice_id = ?", slice);
+        "SELECT party_no, gateway_no, wanted_micro, minimum_micro, granted_micro FROM slice WHERE slice_id = ?", slice);
     if (rows.Next()) {
-      if (rows.Int(0) != party.party_no || rows.Id(1) != gateway || rows.Int(2) != request.wanted_micro() ||
+      if (rows.Int(0) != party.party_no || rows.Int(1) != gateway_no || rows.Int(2) != request.wanted_micro() ||
           rows.Int(3) != request.minimum_micro()) {
         return absl::AlreadyExistsError(absl::StrCat("slice ", slice.ToHex(), " was asked for with other contents"));
       }
@@ -124,21 +129,20 @@ absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantS
     }
   }
   GANTRY_ASSIGN_OR_RETURN(const std::vector<PartyRow> buyers, Spenders(db, party));
-  const Funds funds = FundsOf(db, party);
-  const int64_t above = AvailableAbove(db, buyers);
+  Journal journal(db);
+  const Funds funds = FundsOf(journal, party);
+  const int64_t above = AvailableAbove(journal, buyers);
   int64_t available = std::min(funds.available_micro, above);
   if (!repeat) {
     if (available < request.minimum_micro()) return Insufficient(party, funds, above, request.minimum_micro());
     response.set_granted_micro(std::min(request.wanted_micro(), available));
     available -= response.granted_micro();
-    // Only a credit limit can have been used so far when there is no account yet.
-    const Account account = AccountOf(db, party.party_no, "customer", party.currency);
-    ChangeHeld(db, account.account_no, response.granted_micro());
-    HoldAbove(db, buyers, slice, response.granted_micro());
+    journal.ChangeHeld(journal.Open(party.party_no, "customer", party.currency), response.granted_micro());
+    HoldAbove(journal, buyers, slice, response.granted_micro());
     db.Execute(
-        "INSERT INTO slice (slice_id, party_no, gateway_id, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
+        "INSERT INTO slice (slice_id, party_no, gateway_no, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
         "open, granted_us) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)",
-        slice, party.party_no, gateway, request.gateway_epoch(), request.wanted_micro(), request.minimum_micro(),
+        slice, party.party_no, gateway_no, request.gateway_epoch(), request.wanted_micro(), request.minimum_micro(),
         response.granted_micro(), now_us);
   }
   response.set_currency(party.currency);
@@ -155,9 +159,9 @@ absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::Retu
   if (!rows.Next()) {
     if (!request.close()) return absl::NotFoundError(absl::StrCat("no slice ", slice.ToHex()));
     db.Execute(
-        "INSERT INTO slice (slice_id, party_no, gateway_id, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
-        "open, granted_us) VALUES (?, 0, ?, 0, 0, 0, 0, 0, ?)",
-        slice, Id16{}, now_us);
+        "INSERT INTO slice (slice_id, party_no, gateway_no, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
+        "open, granted_us) VALUES (?, 0, 0, 0, 0, 0, 0, 0, ?)",
+        slice, now_us);
     return response;
   }
   const int64_t granted = rows.Int(1), spent = rows.Int(2), returned = rows.Int(3);
@@ -173,8 +177,9 @@ absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::Retu
   GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByNo(db, rows.Int(0)));
   db.Execute("UPDATE slice SET returned_micro = ?, open = ? WHERE slice_id = ?", now_returned, request.close() ? 0 : 1,
              slice);
-  ChangeHeld(db, FundsOf(db, party).account_no, returned - now_returned);
-  ReturnAbove(db, slice, now_returned - returned, request.close());
+  Journal journal(db);
+  journal.ChangeHeld(journal.Open(party.party_no, "customer", party.currency), returned - now_returned);
+  ReturnAbove(journal, slice, now_returned - returned, request.close());
   response.set_remaining_micro(granted - spent - now_returned);
   return response;
 }
@@ -186,11 +191,12 @@ namespace {
 // Of the party and of everybody above it, or of nobody.
 absl::Status SetAside(Database& db, const PartyRow& party, const Id16& hold, int64_t micro) {
   GANTRY_ASSIGN_OR_RETURN(const std::vector<PartyRow> buyers, Spenders(db, party));
-  const Funds funds = FundsOf(db, party);
-  const int64_t above = AvailableAbove(db, buyers);
+  Journal journal(db);
+  const Funds funds = FundsOf(journal, party);
+  const int64_t above = AvailableAbove(journal, buyers);
   if (std::min(funds.available_micro, above) < micro) return Insufficient(party, funds, above, micro);
-  ChangeHeld(db, AccountOf(db, party.party_no, "customer", party.currency).account_no, micro);
-  HoldAbove(db, buyers, hold, micro);
+  journal.ChangeHeld(journal.Open(party.party_no, "customer", party.currency), micro);
+  HoldAbove(journal, buyers, hold, micro);
   return absl::OkStatus();
 }
 
@@ -200,11 +206,11 @@ absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest&
   GANTRY_ASSIGN_OR_RETURN(Id16 hold, IdField("hold_id", request.hold_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 gateway, IdField("gateway_id", request.gateway_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 party_id, IdField("party_id", request.party_id()));
-  GANTRY_ASSIGN_OR_RETURN(Id16 key, IdField("key_id", request.key_id()));
+  GANTRY_RETURN_IF_ERROR(IdField("key_id", request.key_id()).status());
   GANTRY_ASSIGN_OR_RETURN(Id16 request_id, IdField("request_id", request.request_id()));
-  GANTRY_ASSIGN_OR_RETURN(Id16 plan, IdField("plan_version_id", request.plan_version_id()));
+  GANTRY_RETURN_IF_ERROR(IdField("plan_version_id", request.plan_version_id()).status());
   if (request.amount_micro() <= 0) return absl::InvalidArgumentError("amount_micro: expected > 0");
-  GANTRY_RETURN_IF_ERROR(EnterEpoch(db, gateway, request.gateway_epoch(), now_us));
+  GANTRY_ASSIGN_OR_RETURN(const int64_t gateway_no, EnterEpoch(db, gateway, request.gateway_epoch(), now_us));
   GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyById(db, party_id));
   {
     Rows rows = db.Query("SELECT party_no, request_id, first_micro FROM hold WHERE hold_id = ?", hold);
@@ -218,9 +224,9 @@ absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest&
   }
   GANTRY_RETURN_IF_ERROR(SetAside(db, party, hold, request.amount_micro()));
   db.Execute(
-      "INSERT INTO hold (hold_id, party_no, gateway_id, gateway_epoch, key_id, request_id, plan_version_id, "
-      "first_micro, held_micro, state, granted_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",
-      hold, party.party_no, gateway, request.gateway_epoch(), key, request_id, plan, request.amount_micro(),
+      "INSERT INTO hold (hold_id, party_no, gateway_no, gateway_epoch, request_id, first_micro, held_micro, state, "
+      "granted_us) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)",
+      hold, party.party_no, gateway_no, request.gateway_epoch(), request_id, request.amount_micro(),
       request.amount_micro(), now_us);
   GANTRY_ASSIGN_OR_RETURN(HoldRow row, FindHold(db, request.hold_id()));
   return row.response;
@@ -253,7 +259,7 @@ absl::StatusOr<v1::HoldResponse> SettleHold(Database& db, const v1::SettleHoldRe
   if (request.amount_micro() != 0) {
     return absl::InvalidArgumentError("amount_micro: expected 0; what a request costs is settled by its usage record");
   }
-  GANTRY_RETURN_IF_ERROR(EndHold(db, hold, v1::HOLD_STATE_SETTLED, 0));
+  GANTRY_RETURN_IF_ERROR(EndHold(db, hold, v1::HOLD_STATE_SETTLED));
   return hold.response;
 }
 
@@ -261,7 +267,7 @@ absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldReques
   GANTRY_ASSIGN_OR_RETURN(HoldRow hold, FindHold(db, request.hold_id()));
   if (hold.response.state() == v1::HOLD_STATE_VOID) return hold.response;
   if (hold.response.state() != v1::HOLD_STATE_PENDING) return absl::FailedPreconditionError("the hold has ended");
-  GANTRY_RETURN_IF_ERROR(EndHold(db, hold, v1::HOLD_STATE_VOID, 0));
+  GANTRY_RETURN_IF_ERROR(EndHold(db, hold, v1::HOLD_STATE_VOID));
   return hold.response;
 }
 
@@ -286,16 +292,18 @@ CreditRef FindCredit(Database& db, const Id16& slice_id, const Id16& hold_id) {
           .granted_us = rows.Int(2)};
 }
 
-int64_t TakeHeld(Database& db, const CreditRef& credit, int64_t account_no, int64_t micro) {
+int64_t TakeHeld(Journal& journal, const CreditRef& credit, Account& account, int64_t micro) {
   const int64_t taken = std::min(micro, credit.left_micro);
   if (credit.kind == CreditRef::kSlice) {
-    if (taken > 0) db.Execute("UPDATE slice SET spent_micro = spent_micro + ? WHERE slice_id = ?", taken, credit.id);
+    if (taken > 0) {
+      journal.db().Execute("UPDATE slice SET spent_micro = spent_micro + ? WHERE slice_id = ?", taken, credit.id);
+    }
     return taken;
   }
   if (credit.left_micro == 0) return 0;
-  db.Execute("UPDATE hold SET state = ?, settled_micro = ? WHERE hold_id = ?",
-             static_cast<int64_t>(v1::HOLD_STATE_SETTLED), taken, credit.id);
-  ChangeHeld(db, account_no, taken - credit.left_micro);
+  journal.db().Execute("UPDATE hold SET state = ?, settled_micro = ? WHERE hold_id = ?",
+                       static_cast<int64_t>(v1::HOLD_STATE_SETTLED), taken, credit.id);
+  journal.ChangeHeld(account, taken - credit.left_micro);
   return taken;
 }
 
@@ -303,14 +311,14 @@ void ReleaseFenced(Database& db, int64_t fenced_before_us) {
   std::vector<std::string> slices, holds;
   {
     Rows rows = db.Query(
-        "SELECT s.slice_id FROM slice s JOIN gateway g ON g.gateway_id = s.gateway_id "
+        "SELECT s.slice_id FROM slice s JOIN gateway g ON g.gateway_no = s.gateway_no "
         "WHERE s.open = 1 AND s.gateway_epoch < g.epoch AND g.since_us < ? LIMIT 1000",
         fenced_before_us);
     while (rows.Next()) slices.push_back(rows.Text(0));
   }
   {
     Rows rows = db.Query(
-        "SELECT h.hold_id FROM hold h JOIN gateway g ON g.gateway_id = h.gateway_id "
+        "SELECT h.hold_id FROM hold h JOIN gateway g ON g.gateway_no = h.gateway_no "
         "WHERE h.state = 1 AND h.gateway_epoch < g.epoch AND g.since_us < ? LIMIT 1000",
         fenced_before_us);
     while (rows.Next()) holds.push_back(rows.Text(0));
@@ -323,7 +331,7 @@ void ReleaseFenced(Database& db, int64_t fenced_before_us) {
   }
   for (const std::string& id : holds) {
     absl::StatusOr<HoldRow> hold = FindHold(db, id);
-    if (hold.ok()) EndHold(db, *hold, v1::HOLD_STATE_EXPIRED, 0).IgnoreError();
+    if (hold.ok()) EndHold(db, *hold, v1::HOLD_STATE_EXPIRED).IgnoreError();
   }
 }
 
@@ -331,7 +339,7 @@ int64_t CountFenced(Database& db) {
   int64_t count = 0;
   {
     Rows rows = db.Query(
-        "SELECT count(*) FROM slice s JOIN gateway g ON g.gateway_id = s.gateway_id "
+        "SELECT count(*) FROM slice s JOIN gateway g ON g.gateway_no = s.gateway_no "
         "WHERE s.open = 1 AND s.gateway_epoch < g.epoch");
     if (rows.Next()) count += rows.Int(0);
   }

@@ -19,8 +19,8 @@ namespace gantry::billing {
 inline constexpr int64_t kSliceLifeMs = 600'000;
 
 // Notes that a gateway runs as `epoch`; an older one than known is fenced: ABORTED. Every first contact of a gateway
-// comes here, so that what its dead predecessor held shows as open.
-absl::Status EnterEpoch(Database& db, const Id16& gateway_id, uint64_t epoch, int64_t now_us);
+// comes here, so that what its dead predecessor held shows as open. Returns the number that rows know it by.
+absl::StatusOr<int64_t> EnterEpoch(Database& db, const Id16& gateway_id, uint64_t epoch, int64_t now_us);
 
 // Errors beside those of the contract: ABORTED for a fenced epoch, ALREADY_EXISTS for a slice id used otherwise.
 absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantSliceRequest& request, int64_t now_us);
@@ -47,7 +47,7 @@ CreditRef FindCredit(Database& db, const Id16& slice_id, const Id16& hold_id);
 
 // Takes up to `micro` of what is set aside of the tenant under `credit`, all of it still counted as held of its
 // account: the posting releases it. A hold ends with that: what it had beyond is released here.
-int64_t TakeHeld(Database& db, const CreditRef& credit, int64_t account_no, int64_t micro);
+int64_t TakeHeld(Journal& journal, const CreditRef& credit, Account& account, int64_t micro);
 
 // Closes fenced slices, and voids pending holds of fenced epochs, whose gateway started its
 // newer epoch before `fenced_before_us`.

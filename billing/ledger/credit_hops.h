@@ -12,20 +12,20 @@
 namespace gantry::billing {
 
 // The least that all resellers above `tenant` have left; the largest int64 when there are none.
-int64_t AvailableAbove(Database& db, const std::vector<PartyRow>& buyers);
+int64_t AvailableAbove(Journal& journal, const std::vector<PartyRow>& buyers);
 
 // Sets `micro` aside of each of buyers[1..] under `credit_id`, or adds it. REQUIRES: micro <= AvailableAbove.
-void HoldAbove(Database& db, const std::vector<PartyRow>& buyers, const Id16& credit_id, int64_t micro);
+void HoldAbove(Journal& journal, const std::vector<PartyRow>& buyers, const Id16& credit_id, int64_t micro);
 
 // Gives `micro` of each back, as far as it is there; with `close` all that is left.
-void ReturnAbove(Database& db, const Id16& credit_id, int64_t micro, bool close);
+void ReturnAbove(Journal& journal, const Id16& credit_id, int64_t micro, bool close);
 
 // Takes up to `micro` of what is set aside of `buyer`, then of its free money; what it returns of `held_micro` was held
-// and must be released by the posting.
+// and must be released by the posting. With `close` what is left is given back.
 struct Taken {
   int64_t covered_micro = 0;
   int64_t held_micro = 0;  // <= covered
 };
-Taken TakeAbove(Database& db, const PartyRow& buyer, const Id16& credit_id, int64_t micro);
+Taken TakeAbove(Journal& journal, const PartyRow& buyer, const Id16& credit_id, int64_t micro, bool close);
 
 }  // namespace gantry::billing

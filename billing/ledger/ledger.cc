@@ -1,5 +1,7 @@
 #include "billing/ledger/ledger.h"
 
+#include <algorithm>
+
 #include "billing/store/chain.h"
 #include "engine/base/check.h"
 
@@ -25,35 +27,6 @@ const char* TransferKindName(TransferKind kind) {
   return "unknown";
 }
 
-Account AccountOf(Database& db, int64_t party_no, const char* type, const std::string& currency) {
-  for (int attempt = 0; attempt < 2; ++attempt) {
-    Rows rows = db.Query(
-        "SELECT account_no, debit_micro, credit_micro, held_micro, residue_pico FROM account "
-        "WHERE party_no = ? AND type = ? AND currency = ?",
-        party_no, type, currency);
-    if (rows.Next()) return Account{rows.Int(0), rows.Int(1), rows.Int(2), rows.Int(3), rows.Int(4)};
-    if (attempt == 0) {
-      db.Execute("INSERT INTO account (party_no, type, currency) VALUES (?, ?, ?)", party_no, type, currency);
-    }
-  }
-  return {};
-}
-
-Funds FundsOf(Database& db, const PartyRow& party) {
-  Funds funds;
-  Rows rows = db.Query(
-      "SELECT account_no, credit_micro - debit_micro, held_micro FROM account "
-      "WHERE party_no = ? AND type = 'customer' AND currency = ?",
-      party.party_no, party.currency);
-  if (rows.Next()) {
-    funds.account_no = rows.Int(0);
-    funds.posted_micro = rows.Int(1);
-    funds.held_micro = rows.Int(2);
-  }
-  funds.available_micro = funds.posted_micro - funds.held_micro + party.credit_limit_micro;
-  return funds;
-}
-
 std::string TransferHash(const std::string& previous, int64_t seq, const Transfer& t) {
   return ChainHash(previous)
       .Add(seq)
@@ -67,26 +40,132 @@ std::string TransferHash(const std::string& previous, int64_t seq, const Transfe
       .Finish();
 }
 
-int64_t Post(Database& db, const Transfer& t, int64_t released_micro) {
-  GANTRY_CHECK(t.amount_micro > 0 && t.debit_account != t.credit_account,
+Account& Journal::Open(int64_t party_no, const char* type, const std::string& currency) {
+  auto [known, is_new] = numbers_.try_emplace({party_no, type, currency}, 0);
+  if (!is_new) return accounts_[known->second];
+  Account account;
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    Rows rows = db_.Query(
+        "SELECT account_no, debit_micro, credit_micro, held_micro, residue_pico FROM account "
+        "WHERE party_no = ? AND type = ? AND currency = ?",
+        party_no, type, currency);
+    if (rows.Next()) {
+      account = {rows.Int(0), rows.Int(1), rows.Int(2), rows.Int(3), rows.Int(4)};
+      break;
+    }
+    if (attempt == 0) {
+      db_.Execute("INSERT INTO account (party_no, type, currency) VALUES (?, ?, ?)", party_no, type, currency);
+    }
+  }
+  known->second = account.account_no;
+  return accounts_[account.account_no] = account;
+}
+
+Account& Journal::At(int64_t account_no) {
+  auto found = accounts_.find(account_no);
+  GANTRY_CHECK(found != accounts_.end() || !db_.ok(), "an account is open before money moves");
+  return found != accounts_.end() ? found->second : accounts_[account_no];
+}
+
+int64_t Journal::Post(const Transfer& t, int64_t released_micro) {
+  GANTRY_CHECK(t.amount_micro > 0 && (t.debit_account != t.credit_account || !db_.ok()),
                "a transfer moves money between two accounts");
-  const ChainTail tail = TailOf(db.Query("SELECT seq, hash FROM transfer ORDER BY seq DESC LIMIT 1"));
-  db.Execute(
+  if (!tail_known_) {
+    const ChainTail tail = TailOf(db_.Query("SELECT seq, hash FROM transfer ORDER BY seq DESC LIMIT 1"));
+    tail_seq_ = tail.next_seq - 1;
+    tail_hash_ = tail.hash;
+    tail_known_ = true;
+  }
+  const int64_t seq = ++tail_seq_;
+  tail_hash_ = TransferHash(tail_hash_, seq, t);
+  db_.Execute(
       "INSERT INTO transfer (seq, debit_account, credit_account, amount_micro, kind, source, reference, booked_us, "
       "hash) "
       "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-      tail.next_seq, t.debit_account, t.credit_account, t.amount_micro, static_cast<int64_t>(t.kind), t.source,
-      t.reference, t.booked_us, Blob{TransferHash(tail.hash, tail.next_seq, t)});
-  // SQLite turns an overflowing sum into a float, which the STRICT column refuses: an error, never a wrong number.
-  db.Execute("UPDATE account SET debit_micro = debit_micro + ?, held_micro = held_micro - ? WHERE account_no = ?",
-             t.amount_micro, released_micro, t.debit_account);
-  db.Execute("UPDATE account SET credit_micro = credit_micro + ? WHERE account_no = ?", t.amount_micro,
-             t.credit_account);
-  return tail.next_seq;
+      seq, t.debit_account, t.credit_account, t.amount_micro, static_cast<int64_t>(t.kind), t.source, t.reference,
+      t.booked_us, Blob{tail_hash_});
+  Account& debit = At(t.debit_account);
+  Account& credit = At(t.credit_account);
+  if (__builtin_add_overflow(debit.debit_micro, t.amount_micro, &debit.debit_micro) ||
+      __builtin_add_overflow(credit.credit_micro, t.amount_micro, &credit.credit_micro)) {
+    db_.Fail(absl::OutOfRangeError("an account cannot hold that much"));
+  }
+  debit.held_micro -= released_micro;
+  debit.changed = credit.changed = true;
+  return seq;
 }
 
-void ChangeHeld(Database& db, int64_t account_no, int64_t delta_micro) {
-  db.Execute("UPDATE account SET held_micro = held_micro + ? WHERE account_no = ?", delta_micro, account_no);
+void Journal::ChangeHeld(Account& account, int64_t delta_micro) {
+  account.held_micro += delta_micro;
+  account.changed = true;
+}
+
+void Journal::SetResidue(Account& account, int64_t residue_pico) {
+  account.residue_pico = residue_pico;
+  account.changed = true;
+}
+
+Journal::Lot* Journal::NextLot(int64_t account_no) {
+  Lot& lot = lots_[account_no];
+  if (lot.left_micro > 0) return &lot;
+  if (lot.taken_micro > 0) {
+    db_.Execute("UPDATE credit_lot SET left_micro = left_micro - ? WHERE lot_no = ?", lot.taken_micro, lot.lot_no);
+  }
+  lot = {};
+  Rows rows = db_.Query(
+      "SELECT lot_no, left_micro FROM credit_lot WHERE account_no = ? AND left_micro > 0 "
+      "ORDER BY priority, expires_us, kind, lot_no LIMIT 1",
+      account_no);
+  if (!rows.Next()) return nullptr;
+  lot = {rows.Int(0), rows.Int(1), 0};
+  return &lot;
+}
+
+void Journal::UseLots(const Account& account, int64_t micro) {
+  while (micro > 0) {
+    Lot* lot = NextLot(account.account_no);
+    if (lot == nullptr) return;
+    const int64_t taken = std::min(micro, lot->left_micro);
+    lot->left_micro -= taken;
+    lot->taken_micro += taken;
+    micro -= taken;
+  }
+}
+
+void Journal::Flush() {
+  for (auto& [no, account] : accounts_) {
+    if (!account.changed) continue;
+    db_.Execute(
+        "UPDATE account SET debit_micro = ?, credit_micro = ?, held_micro = ?, residue_pico = ? WHERE account_no = ?",
+        account.debit_micro, account.credit_micro, account.held_micro, account.residue_pico, no);
+    account.changed = false;
+  }
+  for (auto& [account_no, lot] : lots_) {
+    if (lot.taken_micro == 0) continue;
+    db_.Execute("UPDATE credit_lot SET left_micro = left_micro - ? WHERE lot_no = ?", lot.taken_micro, lot.lot_no);
+    lot.taken_micro = 0;
+  }
+}
+
+Funds FundsOf(Journal& journal, const PartyRow& party) {
+  const Account& account = journal.Open(party.party_no, "customer", party.currency);
+  return {account.balance_micro(), account.held_micro,
+          account.balance_micro() - account.held_micro + party.credit_limit_micro, account.account_no};
+}
+
+Funds ReadFunds(Database& db, const PartyRow& party) {
+  Funds funds;
+  Rows rows = db.Query(
+      "SELECT account_no, credit_micro - debit_micro, held_micro FROM account "
+      "WHERE party_no = ? AND type = 'customer' AND currency = ?",
+      party.party_no, party.currency);
+  if (rows.Next()) {
+    funds.account_no = rows.Int(0);
+    funds.posted_micro = rows.Int(1);
+    funds.held_micro = rows.Int(2);
+  }
+  funds.available_micro = funds.posted_micro - funds.held_micro + party.credit_limit_micro;
+  return funds;
 }
 
 }  // namespace gantry::billing

@@ -15,9 +15,10 @@
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 
-#include "absl/status/status.h"
-#include "absl/status/statusor.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/node_hash_map.h"
 #include "billing/parties/party_tree.h"
 #include "billing/store/database.h"
 
@@ -34,24 +35,16 @@ enum class TransferKind {
 };
 const char* TransferKindName(TransferKind kind);  // "top_up", …
 
+// An account as a Journal holds it.
 struct Account {
   int64_t account_no = 0;
   int64_t debit_micro = 0;
   int64_t credit_micro = 0;
   int64_t held_micro = 0;
   int64_t residue_pico = 0;
+  bool changed = false;
   int64_t balance_micro() const { return credit_micro - debit_micro; }
 };
-// Opened when it does not exist. `type`: a name of the list above.
-Account AccountOf(Database& db, int64_t party_no, const char* type, const std::string& currency);
-
-struct Funds {
-  int64_t posted_micro = 0;
-  int64_t held_micro = 0;
-  int64_t available_micro = 0;
-  int64_t account_no = 0;  // customer; 0: not opened yet
-};
-Funds FundsOf(Database& db, const PartyRow& party);
 
 struct Transfer {
   int64_t debit_account = 0;
@@ -62,12 +55,61 @@ struct Transfer {
   std::string reference;
   int64_t booked_us = 0;
 };
-// Books it, with what of the debit account's `held` it frees. Returns its seq. Knows nothing of lots
-// (billing/ledger/lots.h).
-int64_t Post(Database& db, const Transfer& transfer, int64_t released_micro = 0);
 
-// Sets aside or frees (negative) money of a customer account. REQUIRES: the caller has checked what is available.
-void ChangeHeld(Database& db, int64_t account_no, int64_t delta_micro);
+// Books of one command. Accounts and the use of lots are read once, changed in memory and written when it ends: a batch
+// of requests writes an account that all of them pay into once. Whoever reads these tables by SQL does so before it
+// begins or after it has ended. Errors stick to the database, as everywhere.
+class Journal {
+ public:
+  explicit Journal(Database& db) : db_(db) {}
+  ~Journal() { Flush(); }
+  Journal(const Journal&) = delete;
+  Journal& operator=(const Journal&) = delete;
+
+  Database& db() { return db_; }
+  // Opened when it does not exist. `type`: a name of the list above. Valid while the journal lives.
+  Account& Open(int64_t party_no, const char* type, const std::string& currency);
+
+  // Books it, with what of the debit account's `held` it frees. Returns its seq. Knows nothing of lots. REQUIRES: both
+  // accounts are open here.
+  int64_t Post(const Transfer& transfer, int64_t released_micro = 0);
+  // Sets aside or frees (negative) money of a customer account. REQUIRES: the caller has checked what is available.
+  void ChangeHeld(Account& account, int64_t delta_micro);
+  void SetResidue(Account& account, int64_t residue_pico);
+
+  // Takes `micro` of the lots of an account whose balance falls by as much (billing/ledger/lots.h). OUT of lots: the
+  // rest is on the credit limit.
+  void UseLots(const Account& account, int64_t micro);
+
+  void Flush();
+
+ private:
+  struct Lot {
+    int64_t lot_no = 0;
+    int64_t left_micro = 0;
+    int64_t taken_micro = 0;  // not written yet
+  };
+  Account& At(int64_t account_no);
+  Lot* NextLot(int64_t account_no);
+
+  Database& db_;
+  absl::node_hash_map<int64_t, Account> accounts_;
+  absl::flat_hash_map<std::tuple<int64_t, std::string, std::string>, int64_t> numbers_;
+  absl::flat_hash_map<int64_t, Lot> lots_;  // the one in use of each account
+  bool tail_known_ = false;
+  int64_t tail_seq_ = 0;  // of the last transfer
+  std::string tail_hash_;
+};
+
+struct Funds {
+  int64_t posted_micro = 0;
+  int64_t held_micro = 0;
+  int64_t available_micro = 0;
+  int64_t account_no = 0;  // customer; 0: not opened yet
+};
+Funds FundsOf(Journal& journal, const PartyRow& party);
+// For queries; opens nothing.
+Funds ReadFunds(Database& db, const PartyRow& party);
 
 // The hash that a transfer's row must have after a row with hash `previous`.
 std::string TransferHash(const std::string& previous, int64_t seq, const Transfer& transfer);

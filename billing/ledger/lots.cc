@@ -8,48 +8,35 @@
 
 namespace gantry::billing {
 
-void AddLot(Database& db, int64_t account_no, int64_t balance_before_micro, const Credit& credit, int64_t transfer_seq,
-            int64_t now_us) {
+void AddLot(Journal& journal, const Account& account, int64_t balance_before_micro, const Credit& credit,
+            int64_t transfer_seq, int64_t now_us) {
+  // A new lot may come before the one in use.
+  journal.Flush();
   const int64_t debt = std::max<int64_t>(0, -balance_before_micro);
-  db.Execute(
+  journal.db().Execute(
       "INSERT INTO credit_lot (account_no, kind, priority, amount_micro, left_micro, granted_us, expires_us, "
       "transfer_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-      account_no, static_cast<int64_t>(credit.kind), credit.priority, credit.amount_micro,
+      account.account_no, static_cast<int64_t>(credit.kind), credit.priority, credit.amount_micro,
       credit.amount_micro - std::min(debt, credit.amount_micro), now_us, credit.expires_us, transfer_seq);
 }
 
 absl::Status PostCredit(Database& db, const PartyRow& party, const Credit& credit, int64_t now_us) {
-  const Account customer = AccountOf(db, party.party_no, "customer", party.currency);
+  Journal journal(db);
+  Account& customer = journal.Open(party.party_no, "customer", party.currency);
+  const int64_t balance_before = customer.balance_micro();
   if (customer.credit_micro > std::numeric_limits<int64_t>::max() / 4 - credit.amount_micro) {
     return absl::OutOfRangeError("the account cannot hold that much");
   }
   const bool bought = credit.kind == LotKind::kBought;
-  const Account source = AccountOf(db, party.parent_no, bought ? "cash" : "promotion", party.currency);
-  const int64_t seq = Post(db, {.debit_account = source.account_no,
-                                .credit_account = customer.account_no,
-                                .amount_micro = credit.amount_micro,
-                                .kind = bought ? TransferKind::kTopUp : TransferKind::kPromotion,
-                                .reference = credit.reference,
-                                .booked_us = now_us});
-  AddLot(db, customer.account_no, customer.balance_micro(), credit, seq, now_us);
+  const Account& source = journal.Open(party.parent_no, bought ? "cash" : "promotion", party.currency);
+  const int64_t seq = journal.Post({.debit_account = source.account_no,
+                                    .credit_account = customer.account_no,
+                                    .amount_micro = credit.amount_micro,
+                                    .kind = bought ? TransferKind::kTopUp : TransferKind::kPromotion,
+                                    .reference = credit.reference,
+                                    .booked_us = now_us});
+  AddLot(journal, customer, balance_before, credit, seq, now_us);
   return absl::OkStatus();
-}
-
-void UseLots(Database& db, int64_t account_no, int64_t micro) {
-  while (micro > 0) {
-    int64_t lot = 0, taken = 0;
-    {
-      Rows rows = db.Query(
-          "SELECT lot_no, left_micro FROM credit_lot WHERE account_no = ? AND left_micro > 0 "
-          "ORDER BY priority, expires_us, kind, lot_no LIMIT 1",
-          account_no);
-      if (!rows.Next()) return;  // the rest is on the credit limit
-      lot = rows.Int(0);
-      taken = std::min(micro, rows.Int(1));
-    }
-    db.Execute("UPDATE credit_lot SET left_micro = left_micro - ? WHERE lot_no = ?", taken, lot);
-    micro -= taken;
-  }
 }
 
 absl::StatusOr<int> ExpireLots(Database& db, int64_t now_us, int limit) {
@@ -72,18 +59,19 @@ absl::StatusOr<int> ExpireLots(Database& db, int64_t now_us, int limit) {
   int booked = 0;
   for (const Expired& e : expired) {
     GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByNo(db, e.party));
-    const Account customer = AccountOf(db, e.party, "customer", e.currency);
+    Journal journal(db);
+    const Account& customer = journal.Open(e.party, "customer", e.currency);
     const int64_t free = customer.balance_micro() - customer.held_micro;  // less than before, once a lot has gone
     const int64_t amount = std::min(e.left, free);
     if (amount <= 0) continue;
-    const Account breakage = AccountOf(db, party.parent_no, "breakage", e.currency);
-    Post(db, {.debit_account = customer.account_no,
-              .credit_account = breakage.account_no,
-              .amount_micro = amount,
-              .kind = TransferKind::kExpiry,
-              .source = e.lot,
-              .reference = absl::StrCat("credit lot ", e.lot, " expired"),
-              .booked_us = now_us});
+    const Account& breakage = journal.Open(party.parent_no, "breakage", e.currency);
+    journal.Post({.debit_account = customer.account_no,
+                  .credit_account = breakage.account_no,
+                  .amount_micro = amount,
+                  .kind = TransferKind::kExpiry,
+                  .source = e.lot,
+                  .reference = absl::StrCat("credit lot ", e.lot, " expired"),
+                  .booked_us = now_us});
     db.Execute("UPDATE credit_lot SET left_micro = left_micro - ? WHERE lot_no = ?", amount, e.lot);
     ++booked;
   }

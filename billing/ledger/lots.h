@@ -29,12 +29,9 @@ struct Credit {
 // that much.
 absl::Status PostCredit(Database& db, const PartyRow& party, const Credit& credit, int64_t now_us);
 
-// Takes `micro` of the lots of an account whose balance is about to fall by as much.
-void UseLots(Database& db, int64_t account_no, int64_t micro);
-
 // A credit of `amount` to an account that had `balance_before_micro`, booked as `transfer_seq`.
-void AddLot(Database& db, int64_t account_no, int64_t balance_before_micro, const Credit& credit, int64_t transfer_seq,
-            int64_t now_us);
+void AddLot(Journal& journal, const Account& account, int64_t balance_before_micro, const Credit& credit,
+            int64_t transfer_seq, int64_t now_us);
 
 // Books what expired before now and is not held; the rest waits until it is used or freed. At most `limit` lots; how
 // many were booked.

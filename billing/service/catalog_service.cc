@@ -58,7 +58,7 @@ class CatalogService final : public v1::Catalog::CallbackService {
     auto event = std::make_shared<Event>();
     context_->store->Write(
         [this, event, fill, gateway = *gateway, epoch = request.gateway_epoch()](Database& db) {
-          absl::Status entered = EnterEpoch(db, gateway, epoch, context_->clock());
+          absl::Status entered = EnterEpoch(db, gateway, epoch, context_->clock()).status();
           return entered.ok() ? fill(db, event.get()) : entered;
         },
         [outbox, event, feed](const absl::Status& status) {

@@ -136,7 +136,7 @@ Funds Books::FundsOfParty(const Id16& party) {
   return Get<Funds>([&](Database& db) -> absl::StatusOr<Funds> {
     absl::StatusOr<PartyRow> row = PartyById(db, party);
     if (!row.ok()) return row.status();
-    return FundsOf(db, *row);
+    return ReadFunds(db, *row);
   });
 }
 

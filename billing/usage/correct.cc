@@ -27,19 +27,6 @@ UsagePart PartOf(const Counts& counts, int64_t sign) {
           counts.prompt};
 }
 
-// The record that was billed: the request's first event, or what came after that was booked as a loss.
-absl::StatusOr<UsageEvent> BilledEvent(Database& db, const UsageEvent& first) {
-  if (first.outcome != v1::USAGE_OUTCOME_UNBILLED) return first;
-  Rows rows = db.Query("SELECT " GANTRY_USAGE_COLUMNS
-                       " FROM usage_event u WHERE u.corrects_seq = ? AND u.corrects_seq > 0 AND u.outcome <> ? ORDER BY u.seq LIMIT 1",
-                       first.seq, static_cast<int64_t>(v1::USAGE_OUTCOME_CORRECTION));
-  if (!rows.Next()) {
-    return absl::FailedPreconditionError(
-        "no gateway has reported the request: nothing was billed that could be corrected");
-  }
-  return ReadEvent(rows);
-}
-
 absl::StatusOr<std::vector<std::shared_ptr<const PlanTerms>>> TermsOfEvent(Database& db, int64_t seq) {
   std::vector<Id16> ids;
   {
@@ -69,24 +56,23 @@ absl::StatusOr<v1::UsageRow> CorrectUsage(Database& db, const v1::CorrectUsageRe
     return absl::InvalidArgumentError(
         absl::StrCat("expected cached_tokens <= prompt_tokens <= ", kTokensMax, ", output_tokens <= ", kTokensMax));
   }
-  UsageEvent first;
-  if (!FindEvent(db, request_id, &first)) {
-    return absl::NotFoundError(absl::StrCat("no usage of request ", request_id.ToHex()));
+  std::vector<UsageEvent> events = EventsOf(db, request_id);
+  if (events.empty()) return absl::NotFoundError(absl::StrCat("no usage of request ", request_id.ToHex()));
+  // The record that was billed: the first, or the one that came after a loss had been booked.
+  const UsageEvent* billed = nullptr;
+  Counts now;
+  int64_t billed_requests = 0;
+  for (const UsageEvent& event : events) {
+    if (event.outcome == v1::USAGE_OUTCOME_UNBILLED) continue;
+    if (billed == nullptr) billed = &event;
+    now.prompt += event.prompt_tokens;
+    now.cached += event.cached_tokens;
+    now.output += event.output_tokens;
+    billed_requests += event.requests;
   }
-  GANTRY_ASSIGN_OR_RETURN(const UsageEvent billed, BilledEvent(db, first));
-  Counts now{billed.prompt_tokens, billed.cached_tokens, billed.output_tokens};
-  int64_t corrections = 0;
-  {
-    Rows rows = db.Query(
-        "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), "
-        "coalesce(sum(output_tokens), 0) FROM usage_event WHERE corrects_seq = ? AND corrects_seq > 0 AND outcome = ?",
-        first.seq, static_cast<int64_t>(v1::USAGE_OUTCOME_CORRECTION));
-    if (rows.Next()) {
-      corrections = rows.Int(0);
-      now.prompt += rows.Int(1);
-      now.cached += rows.Int(2);
-      now.output += rows.Int(3);
-    }
+  if (billed == nullptr) {
+    return absl::FailedPreconditionError(
+        "no gateway has reported the request: nothing was billed that could be corrected");
   }
   const Counts right{static_cast<int64_t>(request.prompt_tokens()), static_cast<int64_t>(request.cached_tokens()),
                      static_cast<int64_t>(request.output_tokens())};
@@ -94,39 +80,40 @@ absl::StatusOr<v1::UsageRow> CorrectUsage(Database& db, const v1::CorrectUsageRe
     return absl::FailedPreconditionError("the request has these counts already");
   }
 
-  HopInput input{.pinned_us = billed.received_us, .ended_us = billed.ended_us};
-  GANTRY_ASSIGN_OR_RETURN(input.tenant, PartyByNo(db, billed.party_no));
-  GANTRY_ASSIGN_OR_RETURN(input.terms, TermsOfEvent(db, billed.seq));
+  UsageBook book(db);
+  HopInput input{.pinned_us = billed->received_us, .ended_us = billed->ended_us};
+  GANTRY_ASSIGN_OR_RETURN(input.tenant, PartyByNo(db, billed->party_no));
+  GANTRY_ASSIGN_OR_RETURN(input.terms, TermsOfEvent(db, billed->seq));
   {
-    Rows rows = db.Query("SELECT name FROM model WHERE model_no = ?", billed.model_no);
+    Rows rows = db.Query("SELECT name FROM model WHERE model_no = ?", billed->model_no);
     if (rows.Next()) input.model = rows.Text(0);
   }
-  if (billed.requests == 1 || corrections > 0) input.parts.push_back(PartOf(now, -1));
+  if (billed_requests > 0) input.parts.push_back(PartOf(now, -1));
   input.parts.push_back(PartOf(right, 1));
-  GANTRY_ASSIGN_OR_RETURN(const std::vector<Hop> hops, RateHops(db, input));
-  UsageEvent event{.record_id = DerivedId(billed.record_id, absl::StrCat("correction ", corrections + 1)),
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<Hop> hops, RateHops(book, input));
+  UsageEvent event{.record_id = DerivedId(billed->record_id, absl::StrCat("revision ", events.size())),
                    .request_id = request_id,
-                   .party_no = billed.party_no,
-                   .key_no = billed.key_no,
-                   .model_no = billed.model_no,
+                   .revision = static_cast<int64_t>(events.size()),
+                   .party_no = billed->party_no,
+                   .key_no = billed->key_no,
+                   .model_no = billed->model_no,
                    .outcome = v1::USAGE_OUTCOME_CORRECTION,
                    .prompt_tokens = right.prompt - now.prompt,
                    .cached_tokens = right.cached - now.cached,
                    .output_tokens = right.output - now.output,
-                   .requests = billed.requests == 1 || corrections > 0 ? 0 : 1,
-                   .corrects_seq = first.seq,
-                   .ended_us = billed.ended_us,
-                   .received_us = now_us,
-                   .payload_hash = std::string(16, '\0')};
-  InsertEvent(db, hops, &event);
-  GANTRY_RETURN_IF_ERROR(BookHops(db, hops,
+                   .requests = billed_requests > 0 ? 0 : 1,
+                   .ended_us = billed->ended_us,
+                   .received_us = now_us};
+  InsertEvent(book, hops, &event);
+  GANTRY_RETURN_IF_ERROR(BookHops(book, hops,
                                   {.event_seq = event.seq,
-                                   .first_seq = first.seq,
-                                   .paid_seq = billed.seq,
-                                   .model_no = billed.model_no,
+                                   .request_id = request_id,
+                                   .paid_seq = billed->seq,
+                                   .model_no = billed->model_no,
                                    .now_us = now_us})
                              .status());
-  MatchWitnesses(db, request_id, now_us);
+  events.push_back(event);
+  MatchWitnesses(db, request_id, events, WitnessesOf(db, request_id), now_us);
   v1::UsageRow row;
   row.set_request_id(request.request_id());
   row.set_model(input.model);

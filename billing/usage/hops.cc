@@ -13,11 +13,11 @@
 namespace gantry::billing {
 namespace {
 
-absl::Status RateHop(Database& db, const HopInput& input, Hop* hop) {
+absl::Status RateHop(UsageBook& book, const HopInput& input, Hop* hop) {
   const RollupKey key{hop->buyer.party_no, hop->period, hop->terms->version_no};
   for (const UsagePart& part : input.parts) {
     const auto units_before = [&](int line) {
-      int64_t units = UnitsOfLine(db, key, line);
+      int64_t units = book.rollups().UnitsOfLine(key, line);
       for (const Charge& charge : hop->charges) units += charge.line == line ? charge.quantity : 0;
       return units;
     };
@@ -32,63 +32,66 @@ absl::Status RateHop(Database& db, const HopInput& input, Hop* hop) {
   }
   hop->net_pico = static_cast<int64_t>(gross);
   const int64_t allowance = hop->terms->allowance_micro;
-  if (allowance > 0) hop->net_pico = BeyondAllowance(GrossOfVersion(db, key), hop->net_pico, allowance);
+  if (allowance > 0) hop->net_pico = BeyondAllowance(book.rollups().GrossOfVersion(key), hop->net_pico, allowance);
   return absl::OkStatus();
 }
 
 // Gives back what an earlier event had cost: to the house what the house had paid for it, the rest to the customer.
-void GiveBack(Database& db, const Booking& booking, const Hop& hop, const Account& customer, const Account& revenue,
+void GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const Account& customer, const Account& revenue,
               int64_t micro) {
+  Journal& journal = book.journal();
   Transfer transfer{.debit_account = revenue.account_no,
                     .kind = TransferKind::kUsageReturned,
                     .source = booking.event_seq,
                     .booked_us = booking.now_us};
-  absl::StatusOr<PartyRow> house = HouseOf(db);
+  absl::StatusOr<PartyRow> house = book.House();
   if (booking.paid_seq > 0 && house.ok()) {
-    const Account unheld = AccountOf(db, house->party_no, "late_unheld", hop.terms->currency);
+    const Account& unheld = journal.Open(house->party_no, "late_unheld", hop.terms->currency);
     int64_t houses = 0;
     {
-      Rows rows = db.Query(
+      Rows rows = book.db().Query(
           "SELECT (SELECT coalesce(sum(amount_micro), 0) FROM transfer WHERE debit_account = ?1 AND credit_account = "
           "?2 "
           "AND source = ?3) - (SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t JOIN usage_event u "
-          "ON u.seq = t.source WHERE t.credit_account = ?1 AND t.debit_account = ?2 AND u.corrects_seq = ?4)",
-          unheld.account_no, revenue.account_no, booking.paid_seq, booking.first_seq);
+          "ON u.seq = t.source WHERE t.credit_account = ?1 AND t.debit_account = ?2 AND u.request_id = ?4)",
+          unheld.account_no, revenue.account_no, booking.paid_seq, booking.request_id);
       if (rows.Next()) houses = std::clamp<int64_t>(rows.Int(0), 0, micro);
     }
     if (houses > 0) {
       transfer.credit_account = unheld.account_no;
       transfer.amount_micro = houses;
-      Post(db, transfer);
+      journal.Post(transfer);
       micro -= houses;
     }
   }
   if (micro == 0) return;
   transfer.credit_account = customer.account_no;
   transfer.amount_micro = micro;
-  const int64_t seq = Post(db, transfer);
-  AddLot(db, customer.account_no, customer.balance_micro(), {.amount_micro = micro}, seq, booking.now_us);
+  const int64_t balance_before = customer.balance_micro();
+  const int64_t seq = journal.Post(transfer);
+  AddLot(journal, customer, balance_before, {.amount_micro = micro}, seq, booking.now_us);
 }
 
-absl::StatusOr<int64_t> BookHop(Database& db, const Hop& hop, int level, const Booking& booking) {
-  const Account customer = AccountOf(db, hop.buyer.party_no, "customer", hop.terms->currency);
+absl::StatusOr<int64_t> BookHop(UsageBook& book, const Hop& hop, int level, const Booking& booking) {
+  Journal& journal = book.journal();
+  const std::string& currency = hop.terms->currency;
+  Account& customer = journal.Open(hop.buyer.party_no, "customer", currency);
   int64_t residue = customer.residue_pico;
   const int64_t micro = PostableMicro(hop.net_pico, &residue);
-  if (residue != customer.residue_pico) {
-    db.Execute("UPDATE account SET residue_pico = ? WHERE account_no = ?", residue, customer.account_no);
-  }
+  if (residue != customer.residue_pico) journal.SetResidue(customer, residue);
   Taken taken;
   if (level == 0) {
     // Also for nothing: a hold of its own ends with its request.
-    taken.held_micro = TakeHeld(db, booking.credit, customer.account_no, std::max<int64_t>(micro, 0));
+    taken.held_micro = TakeHeld(journal, booking.credit, customer, std::max<int64_t>(micro, 0));
     taken.covered_micro = taken.held_micro;
-  } else if (micro > 0) {
-    taken = TakeAbove(db, hop.buyer, booking.credit.id, micro);
+  } else {
+    taken = TakeAbove(journal, hop.buyer, booking.credit.id, std::max<int64_t>(micro, 0),
+                      booking.credit.kind == CreditRef::kHold);
   }
   if (micro == 0) return micro;
-  const Account revenue = AccountOf(db, hop.seller_no, "revenue", hop.terms->currency);
+  const Account& revenue = journal.Open(hop.seller_no, "revenue", currency);
   if (micro < 0) {
-    GiveBack(db, booking, hop, customer, revenue, -micro);
+    GiveBack(book, booking, hop, customer, revenue, -micro);
     return micro;
   }
   Transfer transfer{.credit_account = revenue.account_no, .source = booking.event_seq, .booked_us = booking.now_us};
@@ -96,59 +99,61 @@ absl::StatusOr<int64_t> BookHop(Database& db, const Hop& hop, int level, const B
     transfer.debit_account = customer.account_no;
     transfer.amount_micro = taken.covered_micro;
     transfer.kind = TransferKind::kUsage;
-    Post(db, transfer, taken.held_micro);
-    UseLots(db, customer.account_no, taken.covered_micro);
+    journal.Post(transfer, taken.held_micro);
+    journal.UseLots(customer, taken.covered_micro);
   }
   if (micro > taken.covered_micro) {
-    GANTRY_ASSIGN_OR_RETURN(const PartyRow house, HouseOf(db));
-    transfer.debit_account = AccountOf(db, house.party_no, "late_unheld", hop.terms->currency).account_no;
+    GANTRY_ASSIGN_OR_RETURN(const PartyRow house, book.House());
+    transfer.debit_account = journal.Open(house.party_no, "late_unheld", currency).account_no;
     transfer.amount_micro = micro - taken.covered_micro;
     transfer.kind = TransferKind::kUsageUnheld;
     transfer.reference = "no money was held for it any more";
-    Post(db, transfer);
+    journal.Post(transfer);
   }
   return micro;
 }
 
 }  // namespace
 
-absl::StatusOr<std::vector<Hop>> RateHops(Database& db, const HopInput& input) {
-  GANTRY_ASSIGN_OR_RETURN(std::vector<PartyRow> buyers, BuyersAbove(db, input.tenant));
+absl::StatusOr<std::vector<Hop>> RateHops(UsageBook& book, const HopInput& input) {
   std::vector<Hop> hops;
-  for (PartyRow& buyer : buyers) {
+  PartyRow buyer = input.tenant;
+  while (buyer.depth > 0) {
     Hop hop{.seller_no = buyer.parent_no};
     if (hops.size() < input.terms.size()) {
       hop.terms = input.terms[hops.size()];
     } else {
-      GANTRY_ASSIGN_OR_RETURN(hop.terms, TermsAt(db, buyer.party_no, input.pinned_us));
+      GANTRY_ASSIGN_OR_RETURN(hop.terms, book.TermsAt(buyer.party_no, input.pinned_us));
     }
     if (hop.terms->seller_no != buyer.parent_no) {
       return absl::InvalidArgumentError(
           absl::StrCat("plan version ", hop.terms->version_id.ToHex(), " is not of the seller of ", buyer.name));
     }
+    const bool last = buyer.depth == 1;
     hop.buyer = std::move(buyer);
-    GANTRY_ASSIGN_OR_RETURN(const Period period, OpenPeriodAt(db, hop.buyer, input.ended_us));
+    GANTRY_ASSIGN_OR_RETURN(const Period period, book.OpenPeriodAt(hop.buyer, input.ended_us));
     hop.period = period.period;
-    GANTRY_RETURN_IF_ERROR(RateHop(db, input, &hop));
+    GANTRY_RETURN_IF_ERROR(RateHop(book, input, &hop));
     hops.push_back(std::move(hop));
+    if (last) break;
+    GANTRY_ASSIGN_OR_RETURN(buyer, book.Party(hops.back().seller_no));
   }
   return hops;
 }
 
-absl::StatusOr<int64_t> BookHops(Database& db, const std::vector<Hop>& hops, const Booking& booking) {
+absl::StatusOr<int64_t> BookHops(UsageBook& book, const std::vector<Hop>& hops, const Booking& booking) {
   int64_t charged = 0;
   for (size_t level = 0; level < hops.size(); ++level) {
     const Hop& hop = hops[level];
-    db.Execute(
+    book.db().Execute(
         "INSERT INTO rating (event_seq, level, buyer_no, seller_no, version_no, period, amount_pico) "
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
         booking.event_seq, static_cast<int64_t>(level), hop.buyer.party_no, hop.seller_no, hop.terms->version_no,
         hop.period, hop.net_pico);
-    AddToRollup(db, {hop.buyer.party_no, hop.period, hop.terms->version_no}, booking.model_no, hop.charges);
-    GANTRY_ASSIGN_OR_RETURN(const int64_t micro, BookHop(db, hop, static_cast<int>(level), booking));
+    book.rollups().Add({hop.buyer.party_no, hop.period, hop.terms->version_no}, booking.model_no, hop.charges);
+    GANTRY_ASSIGN_OR_RETURN(const int64_t micro, BookHop(book, hop, static_cast<int>(level), booking));
     if (level == 0) charged = micro;
   }
-  if (booking.credit.kind == CreditRef::kHold && hops.size() > 1) ReturnAbove(db, booking.credit.id, 0, true);
   return charged;
 }
 

@@ -8,12 +8,11 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "billing/catalog/periods.h"
 #include "billing/catalog/plans.h"
 #include "billing/ledger/credit.h"
 #include "billing/parties/party_tree.h"
 #include "billing/rating/rating.h"
-#include "billing/store/database.h"
+#include "billing/usage/usage_book.h"
 
 namespace gantry::billing {
 
@@ -43,18 +42,18 @@ struct HopInput {
   int64_t ended_us = 0;   // whose period it stands in
 };
 // Level 0 first. Reads rollups, changes nothing but new periods. OUT_OF_RANGE, NOT_FOUND: it cannot be rated.
-absl::StatusOr<std::vector<Hop>> RateHops(Database& db, const HopInput& input);
+absl::StatusOr<std::vector<Hop>> RateHops(UsageBook& book, const HopInput& input);
 
 struct Booking {
   int64_t event_seq = 0;
-  int64_t first_seq = 0;  // for a correction: the first event of its request, and the one that was paid for
-  int64_t paid_seq = 0;
+  Id16 request_id;
+  int64_t paid_seq = 0;  // of a correction: the event of the request that was paid for
   int64_t model_no = 0;
   CreditRef credit;
   int64_t now_us = 0;
 };
 // Rating rows, rollups and money of an event that is recorded already: what was held pays first, what it does not cover
 // is the house's. Returns what the tenant was charged in micro-units, beyond residues.
-absl::StatusOr<int64_t> BookHops(Database& db, const std::vector<Hop>& hops, const Booking& booking);
+absl::StatusOr<int64_t> BookHops(UsageBook& book, const std::vector<Hop>& hops, const Booking& booking);
 
 }  // namespace gantry::billing

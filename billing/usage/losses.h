@@ -16,9 +16,9 @@ struct WorkersCount {
 };
 // Records the request as UNBILLED, at the price that its tenant pays now. Does nothing when the worker's records do not
 // name a tenant that is known.
-absl::Status BookLoss(Database& db, const Id16& request_id, const WorkersCount& count, int64_t now_us);
+absl::Status BookLoss(UsageBook& book, const Id16& request_id, const WorkersCount& count, int64_t now_us);
 
 // Takes back what BookLoss booked for `loss`; the money's source is `event_seq`.
-absl::Status ReverseLoss(Database& db, const UsageEvent& loss, int64_t event_seq, int64_t now_us);
+absl::Status ReverseLoss(UsageBook& book, const UsageEvent& loss, int64_t event_seq, int64_t now_us);
 
 }  // namespace gantry::billing

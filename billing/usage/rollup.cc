@@ -7,33 +7,47 @@ constexpr int64_t kPicoPerUnit = 1'000'000'000'000;
 
 }  // namespace
 
-void AddToRollup(Database& db, const RollupKey& key, int64_t model_no, const std::vector<Charge>& charges) {
+void Rollups::Add(const RollupKey& key, int64_t model_no, const std::vector<Charge>& charges) {
   for (const Charge& charge : charges) {
-    int64_t units = charge.amount_pico / kPicoPerUnit, pico = charge.amount_pico % kPicoPerUnit;
+    Sum& sum = pending_[{key, charge.line, model_no}];
+    sum.quantity += charge.quantity;
+    sum.amount += charge.amount_pico;
+  }
+}
+
+void Rollups::Flush() {
+  for (const auto& [where, sum] : pending_) {
+    const auto& [key, line, model_no] = where;
+    // Rounded down, so that what remains is never negative.
+    __int128 units = sum.amount / kPicoPerUnit, pico = sum.amount % kPicoPerUnit;
     if (pico < 0) {
       pico += kPicoPerUnit;
       --units;
     }
-    db.Execute(
+    db_.Execute(
         "INSERT INTO usage_rollup (buyer_no, period, version_no, position, model_no, quantity, amount_units, "
         "amount_pico) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
         "quantity = quantity + excluded.quantity, "
         "amount_units = amount_units + excluded.amount_units + (amount_pico + excluded.amount_pico) / 1000000000000, "
         "amount_pico = (amount_pico + excluded.amount_pico) % 1000000000000",
-        key.buyer_no, key.period, key.version_no, charge.line, model_no, charge.quantity, units, pico);
+        key.buyer_no, key.period, key.version_no, line, model_no, sum.quantity, static_cast<int64_t>(units),
+        static_cast<int64_t>(pico));
   }
+  pending_.clear();
 }
 
-int64_t UnitsOfLine(Database& db, const RollupKey& key, int line) {
-  Rows rows = db.Query(
+int64_t Rollups::UnitsOfLine(const RollupKey& key, int line) {
+  Flush();
+  Rows rows = db_.Query(
       "SELECT coalesce(sum(quantity), 0) FROM usage_rollup WHERE buyer_no = ? AND period = ? AND version_no = ? "
       "AND position = ?",
       key.buyer_no, key.period, key.version_no, line);
   return rows.Next() ? rows.Int(0) : 0;
 }
 
-__int128 GrossOfVersion(Database& db, const RollupKey& key) {
-  Rows rows = db.Query(
+__int128 Rollups::GrossOfVersion(const RollupKey& key) {
+  Flush();
+  Rows rows = db_.Query(
       "SELECT coalesce(sum(amount_units), 0), coalesce(sum(amount_pico), 0) FROM usage_rollup "
       "WHERE buyer_no = ? AND period = ? AND version_no = ?",
       key.buyer_no, key.period, key.version_no);

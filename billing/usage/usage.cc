@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "billing/catalog/plans.h"
 #include "billing/ledger/credit.h"
 #include "billing/parties/party_tree.h"
-#include "billing/store/chain.h"
 #include "billing/usage/event.h"
 #include "billing/usage/hops.h"
 #include "billing/usage/losses.h"
@@ -36,13 +35,6 @@ bool IsId(const std::string& bytes) {
   return bytes.size() == 16;
 }
 
-// What identifies the content of a record: everything but the time it took to get here.
-template <typename Record>
-std::string PayloadHash(Record record) {
-  record.clear_age_ms();
-  return Sha256(record.SerializeAsString()).substr(0, 16);
-}
-
 int64_t EndOf(uint64_t age_ms, int64_t granted_us, int64_t now_us) {
   constexpr uint64_t kAgeLimitMs = 400ull * 86'400'000;
   const int64_t ended = now_us - static_cast<int64_t>(std::min(age_ms, kAgeLimitMs)) * 1000;
@@ -50,7 +42,7 @@ int64_t EndOf(uint64_t age_ms, int64_t granted_us, int64_t now_us) {
 }
 
 // Records of witness 2 that must come before this request is settled for good.
-int64_t WitnessesOf(const v1::UsageRecord& record) {
+int64_t WitnessesNeeded(const v1::UsageRecord& record) {
   if (record.outcome() == v1::USAGE_OUTCOME_FAILED) return 0;
   // A gateway that died does not know whether a worker ever heard of the request.
   if (record.outcome() == v1::USAGE_OUTCOME_GATEWAY_LOST && record.output_tokens() == 0) return 0;
@@ -89,50 +81,19 @@ int64_t KeyNo(Database& db, const std::string& key_id) {
   return rows.Next() ? rows.Int(0) : 0;
 }
 
-// What there is of a request already.
-struct Earlier {
-  bool known = false;  // the same record: acknowledge it
-  bool taken = false;  // another record of the request
-  UsageEvent loss;     // seq 0: none
-};
-
-absl::StatusOr<Earlier> FindEarlier(Database& db, const v1::UsageRecord& record, const std::string& payload_hash) {
-  Earlier earlier;
-  {
-    Rows rows = db.Query("SELECT payload_hash FROM usage_event WHERE record_id = ?", Blob{record.record_id()});
-    if (rows.Next()) {
-      earlier.known = rows.Text(0) == payload_hash || record.outcome() == v1::USAGE_OUTCOME_GATEWAY_LOST;
-      earlier.taken = !earlier.known;
-      return earlier;
-    }
-  }
-  UsageEvent event;
-  GANTRY_ASSIGN_OR_RETURN(const Id16 request, Id16::FromBytes(record.request_id()));
-  if (!FindEvent(db, request, &event)) return earlier;
-  if (event.outcome != v1::USAGE_OUTCOME_UNBILLED) {
-    earlier.taken = true;
-    return earlier;
-  }
-  Rows rows = db.Query("SELECT 1 FROM usage_event WHERE corrects_seq = ? AND corrects_seq > 0", event.seq);
-  earlier.taken = rows.Next();
-  earlier.loss = std::move(event);
-  return earlier;
-}
-
-UsageEvent EventOf(Database& db, const v1::UsageRecord& record, const PartyRow& tenant, const CreditRef& credit,
+UsageEvent EventOf(UsageBook& book, const v1::UsageRecord& record, const PartyRow& tenant, const CreditRef& credit,
                    int64_t now_us) {
   UsageEvent event{.record_id = *Id16::FromBytes(record.record_id()),
                    .request_id = *Id16::FromBytes(record.request_id()),
                    .party_no = tenant.party_no,
-                   .key_no = KeyNo(db, record.key_id()),
-                   .credit_id = credit.kind == CreditRef::kNone ? "" : credit.id.ToBytes(),
-                   .model_no = ModelNo(db, record.model()),
+                   .key_no = KeyNo(book.db(), record.key_id()),
+                   .model_no = book.ModelNo(record.model()),
                    .outcome = record.outcome(),
                    .prompt_tokens = static_cast<int64_t>(record.prompt_tokens()),
                    .cached_tokens = static_cast<int64_t>(record.cached_tokens()),
                    .output_tokens = static_cast<int64_t>(record.output_tokens()),
                    .reasoning_tokens = static_cast<int64_t>(record.reasoning_tokens()),
-                   .witnesses = WitnessesOf(record),
+                   .witnesses = WitnessesNeeded(record),
                    .ended_us = EndOf(record.age_ms(), credit.granted_us, now_us),
                    .received_us = now_us,
                    .duration_ms = Memo(record.duration_ms()),
@@ -145,26 +106,48 @@ UsageEvent EventOf(Database& db, const v1::UsageRecord& record, const PartyRow& 
   return event;
 }
 
-absl::StatusOr<Verdict> AppendOne(Database& db, const v1::UsageRecord& record, int64_t now_us, AppendResult* result) {
+// Whether a record says what an event says; how long it took to get here is not part of it.
+bool SameContent(const UsageEvent& a, const UsageEvent& b) {
+  const auto content = [](const UsageEvent& e) {
+    return std::tie(e.request_id, e.party_no, e.key_no, e.model_no, e.outcome, e.prompt_tokens, e.cached_tokens,
+                    e.output_tokens, e.reasoning_tokens, e.witnesses, e.duration_ms, e.first_token_ms, e.drafted_tokens,
+                    e.accepted_tokens, e.device_us);
+  };
+  return content(a) == content(b);
+}
+
+// What the events of a request say to another record of it.
+Verdict CheckAgainst(const std::vector<UsageEvent>& events, const UsageEvent& event) {
+  for (const UsageEvent& earlier : events) {
+    if (earlier.record_id == event.record_id) {
+      const bool known = SameContent(earlier, event) || event.outcome == v1::USAGE_OUTCOME_GATEWAY_LOST;
+      return known ? Verdict{Verdict::kKnown, ""} : Rejected("record_id is known with other content");
+    }
+  }
+  // A loss that only the worker counted may be followed by the record that was missing.
+  if (events.empty() || (events.size() == 1 && events[0].outcome == v1::USAGE_OUTCOME_UNBILLED)) return {};
+  return Rejected("the request has a usage record with another id");
+}
+
+absl::StatusOr<Verdict> AppendOne(UsageBook& book, const v1::UsageRecord& record, int64_t now_us,
+                                  AppendResult* result) {
+  Database& db = book.db();
   if (!IsId(record.record_id())) return Rejected("record_id: expected 16 bytes");
   Verdict verdict = CheckUsage(record);
   if (verdict.kind == Verdict::kRejected) return verdict;
-  const std::string payload_hash = PayloadHash(record);
-  GANTRY_ASSIGN_OR_RETURN(const Earlier earlier, FindEarlier(db, record, payload_hash));
-  if (earlier.known) return Verdict{Verdict::kKnown, ""};
-  if (earlier.taken) return Rejected("the record or its request is known with other content");
-
   absl::StatusOr<PartyRow> tenant = PartyById(db, *Id16::FromBytes(record.party_id()));
   if (!tenant.ok() || tenant->depth == 0) return Rejected("party_id: expected a tenant that is known");
-  absl::StatusOr<std::shared_ptr<const PlanTerms>> terms = TermsOf(db, *Id16::FromBytes(record.plan_version_id()));
-  if (!terms.ok()) return Rejected(std::string(terms.status().message()));
-
   CreditRef credit = FindCredit(db, Id16::FromBytes(record.slice_id()).value_or(Id16{}),
                                 Id16::FromBytes(record.hold_id()).value_or(Id16{}));
   if (credit.party_no != tenant->party_no) credit = {};  // somebody else's money pays for nothing
-  UsageEvent event = EventOf(db, record, *tenant, credit, now_us);
-  event.payload_hash = payload_hash;
-  event.corrects_seq = earlier.loss.seq;
+  UsageEvent event = EventOf(book, record, *tenant, credit, now_us);
+  std::vector<UsageEvent> events = EventsOf(db, event.request_id);
+  verdict = CheckAgainst(events, event);
+  if (verdict.kind != Verdict::kNew) return verdict;
+  absl::StatusOr<std::shared_ptr<const PlanTerms>> terms = TermsOf(db, *Id16::FromBytes(record.plan_version_id()));
+  if (!terms.ok()) return Rejected(std::string(terms.status().message()));
+
+  event.revision = static_cast<int64_t>(events.size());
   HopInput input{.tenant = *std::move(tenant),
                  .terms = {*terms},
                  .model = record.model(),
@@ -177,50 +160,70 @@ absl::StatusOr<Verdict> AppendOne(Database& db, const v1::UsageRecord& record, i
                             .requests = 1},
                            event.prompt_tokens});
   }
-  absl::StatusOr<std::vector<Hop>> hops = RateHops(db, input);
+  absl::StatusOr<std::vector<Hop>> hops = RateHops(book, input);
   if (!hops.ok()) return Rejected(std::string(hops.status().message()));
-  InsertEvent(db, *hops, &event);
+  InsertEvent(book, *hops, &event);
   AppendResult::Counted counted{.outcome = record.outcome(), .currency = (*terms)->currency};
   const Booking booking{.event_seq = event.seq, .model_no = event.model_no, .credit = credit, .now_us = now_us};
-  GANTRY_ASSIGN_OR_RETURN(counted.posted_micro, BookHops(db, *hops, booking));
-  if (earlier.loss.seq > 0) GANTRY_RETURN_IF_ERROR(ReverseLoss(db, earlier.loss, event.seq, now_us));
+  GANTRY_ASSIGN_OR_RETURN(counted.posted_micro, BookHops(book, *hops, booking));
+  if (!events.empty()) GANTRY_RETURN_IF_ERROR(ReverseLoss(book, events[0], event.seq, now_us));
   result->counted.push_back(std::move(counted));
-  MatchWitnesses(db, event.request_id, now_us);
+  events.push_back(event);
+  MatchWitnesses(db, event.request_id, events, WitnessesOf(db, event.request_id), now_us);
   return Verdict{};
 }
 
-absl::StatusOr<Verdict> AppendOne(Database& db, const std::string& worker_id, const v1::WitnessRecord& record,
-                                  int64_t now_us, AppendResult* result) {
+int64_t WorkerNo(Database& db, const std::string& worker_id) {
+  {
+    Rows rows = db.Query("SELECT worker_no FROM worker WHERE worker_id = ?", Blob{worker_id});
+    if (rows.Next()) return rows.Int(0);
+  }
+  db.Execute("INSERT INTO worker (worker_id) VALUES (?)", Blob{worker_id});
+  return db.LastRowId();
+}
+
+absl::StatusOr<Verdict> AppendOne(UsageBook& book, int64_t worker_no, const v1::WitnessRecord& record, int64_t now_us,
+                                  AppendResult* result) {
+  Database& db = book.db();
   if (!IsId(record.record_id()) || !IsId(record.request_id())) {
     return Rejected("record_id and request_id: expected 16 bytes");
-  }
-  const std::string payload_hash = PayloadHash(record);
-  {
-    Rows rows = db.Query("SELECT payload_hash FROM witness WHERE record_id = ?", Blob{record.record_id()});
-    if (rows.Next()) {
-      if (rows.Text(0) == payload_hash) return Verdict{Verdict::kKnown, ""};
-      return Rejected("record_id is known with other content");
-    }
   }
   if (record.from_index() > record.to_index() || record.to_index() > kTokensMax ||
       record.prompt_tokens() > kTokensMax || record.cached_tokens() > record.prompt_tokens()) {
     return Rejected("counts are out of order or beyond any request");
   }
-  int64_t party_no = 0;
+  if (record.model().size() > kModelNameMax) return Rejected("model: expected a name of at most 256 bytes");
+  const Id16 request = *Id16::FromBytes(record.request_id());
+  WitnessRow row{.record_id = *Id16::FromBytes(record.record_id()),
+                 .attempt = record.attempt(),
+                 .sequence = record.sequence(),
+                 .from_index = static_cast<int64_t>(record.from_index()),
+                 .to_index = static_cast<int64_t>(record.to_index()),
+                 .prompt_tokens = static_cast<int64_t>(record.prompt_tokens()),
+                 .cached_tokens = static_cast<int64_t>(record.cached_tokens()),
+                 .recomputed_tokens = Memo(record.recomputed_tokens()),
+                 .finish_reason = record.finish_reason(),
+                 .model_no = book.ModelNo(record.model())};
   if (IsId(record.party_id())) {
     absl::StatusOr<PartyRow> party = PartyById(db, *Id16::FromBytes(record.party_id()));
-    if (party.ok()) party_no = party->party_no;
+    if (party.ok()) row.party_no = party->party_no;
+  }
+  std::vector<WitnessRow> witnesses = WitnessesOf(db, request);
+  for (const WitnessRow& known : witnesses) {
+    if (known.record_id != row.record_id) continue;
+    if (known == row) return Verdict{Verdict::kKnown, ""};
+    return Rejected("record_id is known with other content");
   }
   db.Execute(
-      "INSERT INTO witness (record_id, request_id, party_no, worker_id, attempt, sequence, from_index, to_index, "
-      "prompt_tokens, cached_tokens, recomputed_tokens, finish_reason, model_no, ended_us, received_us, payload_hash) "
-      "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-      Blob{record.record_id()}, Blob{record.request_id()}, party_no, Blob{worker_id}, record.attempt(),
-      record.sequence(), record.from_index(), record.to_index(), record.prompt_tokens(), record.cached_tokens(),
-      Memo(record.recomputed_tokens()), static_cast<int64_t>(record.finish_reason()), ModelNo(db, record.model()),
-      EndOf(record.age_ms(), 0, now_us), now_us, Blob{payload_hash});
+      "INSERT INTO witness (record_id, request_id, party_no, worker_no, attempt, sequence, from_index, to_index, "
+      "prompt_tokens, cached_tokens, recomputed_tokens, finish_reason, model_no, ended_us) "
+      "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      row.record_id, request, row.party_no, worker_no, row.attempt, row.sequence, row.from_index, row.to_index,
+      row.prompt_tokens, row.cached_tokens, row.recomputed_tokens, row.finish_reason, row.model_no,
+      EndOf(record.age_ms(), 0, now_us));
   result->counted.push_back({});
-  MatchWitnesses(db, *Id16::FromBytes(record.request_id()), now_us);
+  witnesses.push_back(row);
+  MatchWitnesses(db, request, EventsOf(db, request), witnesses, now_us);
   return Verdict{};
 }
 
@@ -249,8 +252,9 @@ absl::Status CheckBatch(int records) {
 absl::StatusOr<AppendResult> AppendUsage(Database& db, const v1::UsageBatch& batch, int64_t now_us) {
   GANTRY_RETURN_IF_ERROR(CheckBatch(batch.records_size()));
   AppendResult result;
+  UsageBook book(db);
   for (const v1::UsageRecord& record : batch.records()) {
-    GANTRY_ASSIGN_OR_RETURN(Verdict verdict, AppendOne(db, record, now_us, &result));
+    GANTRY_ASSIGN_OR_RETURN(Verdict verdict, AppendOne(book, record, now_us, &result));
     Note(db, 1, record, verdict, now_us, &result.ack);
   }
   return result;
@@ -259,8 +263,10 @@ absl::StatusOr<AppendResult> AppendUsage(Database& db, const v1::UsageBatch& bat
 absl::StatusOr<AppendResult> AppendWitness(Database& db, const v1::WitnessBatch& batch, int64_t now_us) {
   GANTRY_RETURN_IF_ERROR(CheckBatch(batch.records_size()));
   AppendResult result;
+  UsageBook book(db);
+  const int64_t worker_no = WorkerNo(db, batch.worker_id());
   for (const v1::WitnessRecord& record : batch.records()) {
-    GANTRY_ASSIGN_OR_RETURN(Verdict verdict, AppendOne(db, batch.worker_id(), record, now_us, &result));
+    GANTRY_ASSIGN_OR_RETURN(Verdict verdict, AppendOne(book, worker_no, record, now_us, &result));
     Note(db, 2, record, verdict, now_us, &result.ack);
   }
   return result;

@@ -1,10 +1,10 @@
 #include "billing/usage/witness_match.h"
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "billing/usage/event.h"
 #include "billing/usage/losses.h"
 #include "engine/base/status_macros.h"
 #include "gantry/v1/billing.pb.h"
@@ -21,50 +21,49 @@ struct Generated {  // witness 2
   bool gap = false;
 };
 
-Delivered ReadDelivered(Database& db, const Id16& request) {
-  UsageEvent event;
-  if (!FindEvent(db, request, &event)) return {};
-  Delivered delivered{event.outcome != v1::USAGE_OUTCOME_UNBILLED, event.outcome, event.prompt_tokens,
-                      event.output_tokens, event.witnesses};
-  Rows rows = db.Query(
-      "SELECT outcome, prompt_tokens, output_tokens, witnesses FROM usage_event WHERE corrects_seq = ? AND corrects_seq > 0 ORDER BY seq",
-      event.seq);
-  while (rows.Next()) {
-    if (rows.Int(0) != v1::USAGE_OUTCOME_CORRECTION) {  // the record that came after the loss was booked
-      delivered = {true, rows.Int(0), rows.Int(1), rows.Int(2), rows.Int(3)};
-      continue;
+Delivered DeliveredOf(const std::vector<UsageEvent>& events) {
+  Delivered delivered;
+  for (const UsageEvent& event : events) {
+    if (event.outcome == v1::USAGE_OUTCOME_UNBILLED) continue;
+    if (event.outcome == v1::USAGE_OUTCOME_CORRECTION) {
+      delivered.prompt_tokens += event.prompt_tokens;
+      delivered.output_tokens += event.output_tokens;
+    } else {
+      delivered = {true, event.outcome, event.prompt_tokens, event.output_tokens, event.witnesses};
     }
-    delivered.prompt_tokens += rows.Int(1);
-    delivered.output_tokens += rows.Int(2);
   }
   return delivered;
 }
 
-Generated ReadGenerated(Database& db, const Id16& request) {
+Generated GeneratedOf(std::vector<WitnessRow> rows) {
+  std::sort(rows.begin(), rows.end(), [](const WitnessRow& a, const WitnessRow& b) {
+    return std::tie(a.sequence, a.from_index, a.to_index) < std::tie(b.sequence, b.from_index, b.to_index);
+  });
   Generated generated;
   int64_t sequence = -1, covered = 0;
-  Rows rows = db.Query(
-      "SELECT sequence, from_index, to_index, attempt, prompt_tokens, cached_tokens FROM witness WHERE request_id = ? "
-      "ORDER BY sequence, from_index, to_index",
-      request);
-  while (rows.Next()) {
-    if (rows.Int(0) != sequence) {
+  for (const WitnessRow& row : rows) {
+    if (row.sequence != sequence) {
       generated.output_tokens += covered;
-      sequence = rows.Int(0);
+      sequence = row.sequence;
       covered = 0;
       ++generated.sequences;
     }
     // Attempts overlap or join; a hole means that a record is still on its way.
-    if (rows.Int(1) > covered) generated.gap = true;
-    covered = std::max(covered, rows.Int(2));
-    if (rows.Int(0) == 0 && rows.Int(3) <= 1) {
-      generated.prompt_tokens = rows.Int(4);
-      generated.cached_tokens = rows.Int(5);
+    if (row.from_index > covered) generated.gap = true;
+    covered = std::max(covered, row.to_index);
+    if (row.sequence == 0 && row.attempt <= 1) {
+      generated.prompt_tokens = row.prompt_tokens;
+      generated.cached_tokens = row.cached_tokens;
     }
   }
   generated.output_tokens += covered;
   return generated;
 }
+
+struct Weighed {
+  const char* state;
+  std::string detail;
+};
 
 Weighed Weigh(const Delivered& d, const Generated& g) {
   if (!d.known) return {"waiting", "for the gateway's record"};
@@ -85,14 +84,25 @@ Weighed Weigh(const Delivered& d, const Generated& g) {
 
 }  // namespace
 
-Weighed WeighRequest(Database& db, const Id16& request_id) {
-  return Weigh(ReadDelivered(db, request_id), ReadGenerated(db, request_id));
+std::vector<WitnessRow> WitnessesOf(Database& db, const Id16& request_id) {
+  std::vector<WitnessRow> witnesses;
+  Rows rows = db.Query(
+      "SELECT record_id, attempt, sequence, from_index, to_index, prompt_tokens, cached_tokens, recomputed_tokens, "
+      "finish_reason, model_no, party_no FROM witness WHERE request_id = ?",
+      request_id);
+  while (rows.Next()) {
+    witnesses.push_back({rows.Id(0), rows.Int(1), rows.Int(2), rows.Int(3), rows.Int(4), rows.Int(5), rows.Int(6),
+                         rows.Int(7), rows.Int(8), rows.Int(9), rows.Int(10)});
+  }
+  return witnesses;
 }
 
-void MatchWitnesses(Database& db, const Id16& request_id, int64_t now_us) {
-  const Weighed weighed = WeighRequest(db, request_id);
+void MatchWitnesses(Database& db, const Id16& request_id, const std::vector<UsageEvent>& events,
+                    const std::vector<WitnessRow>& witnesses, int64_t now_us) {
+  const Weighed weighed = Weigh(DeliveredOf(events), GeneratedOf(witnesses));
   if (absl::string_view(weighed.state) == "agreed") {
-    db.Execute("DELETE FROM unmatched WHERE request_id = ?", request_id);
+    // The first record of a request finds nothing to take away.
+    if (events.size() + witnesses.size() > 1) db.Execute("DELETE FROM unmatched WHERE request_id = ?", request_id);
     return;
   }
   db.Execute(
@@ -115,13 +125,14 @@ absl::Status ExpireWaiting(Database& db, int64_t before_us, int64_t now_us) {
     while (rows.Next()) late.push_back(rows.Id(0));
   }
   for (const Id16& request : late) {
-    const Delivered delivered = ReadDelivered(db, request);
-    const Generated generated = ReadGenerated(db, request);
+    const Delivered delivered = DeliveredOf(EventsOf(db, request));
+    const Generated generated = GeneratedOf(WitnessesOf(db, request));
     // Part of the worker's count is there, and it is too small already or cannot be completed.
     Weighed given_up{"w1_only", absl::StrCat("delivered ", delivered.output_tokens, ", the worker's count is missing")};
     if (!delivered.known) {
       given_up = {"w2_only", absl::StrCat("generated ", generated.output_tokens, ", nothing billed")};
-      GANTRY_RETURN_IF_ERROR(BookLoss(db, request,
+      UsageBook book(db);
+      GANTRY_RETURN_IF_ERROR(BookLoss(book, request,
                                       {.prompt_tokens = std::max<int64_t>(generated.prompt_tokens, 0),
                                        .cached_tokens = generated.cached_tokens,
                                        .output_tokens = generated.output_tokens},

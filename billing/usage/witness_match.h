@@ -12,15 +12,27 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "billing/store/database.h"
+#include "billing/usage/event.h"
 #include "services/common/ids.h"
 
 namespace gantry::billing {
 
-// After either witness of the request, or a correction, has been recorded.
-void MatchWitnesses(Database& db, const Id16& request_id, int64_t now_us);
+// A record of witness 2.
+struct WitnessRow {
+  Id16 record_id;
+  int64_t attempt = 0, sequence = 0, from_index = 0, to_index = 0;
+  int64_t prompt_tokens = 0, cached_tokens = 0, recomputed_tokens = 0, finish_reason = 0, model_no = 0, party_no = 0;
+  bool operator==(const WitnessRow&) const = default;
+};
+std::vector<WitnessRow> WitnessesOf(Database& db, const Id16& request_id);
+
+// After either witness of the request, or a correction, has been recorded: weighs everything that is there.
+void MatchWitnesses(Database& db, const Id16& request_id, const std::vector<UsageEvent>& events,
+                    const std::vector<WitnessRow>& witnesses, int64_t now_us);
 
 // Gives up waiting for requests whose first witness came before `before_us`; at most 1000 at a time.
 absl::Status ExpireWaiting(Database& db, int64_t before_us, int64_t now_us);
@@ -32,12 +44,5 @@ struct MatchCounts {
   int64_t waiting = 0, w1_only = 0, w2_only = 0, quarantined = 0;
 };
 MatchCounts CountMatches(Database& db);
-
-// What the counts of a request say when they are weighed from its rows alone; the detail names them.
-struct Weighed {
-  const char* state = "agreed";
-  std::string detail;
-};
-Weighed WeighRequest(Database& db, const Id16& request_id);
 
 }  // namespace gantry::billing

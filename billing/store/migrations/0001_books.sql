@@ -158,15 +158,16 @@ CREATE INDEX credit_lot_expiring ON credit_lot (expires_us) WHERE left_micro > 0
 
 -- ---- credit ----
 CREATE TABLE gateway (
-  gateway_id BLOB PRIMARY KEY CHECK (length(gateway_id) = 16),
+  gateway_no INTEGER PRIMARY KEY,
+  gateway_id BLOB NOT NULL UNIQUE CHECK (length(gateway_id) = 16),
   epoch INTEGER NOT NULL,                   -- the newest seen; older ones are fenced
   since_us INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE slice (
   slice_id BLOB PRIMARY KEY CHECK (length(slice_id) = 16),
   party_no INTEGER NOT NULL,                -- 0: closed before it was ever granted
-  gateway_id BLOB NOT NULL,
+  gateway_no INTEGER NOT NULL,
   gateway_epoch INTEGER NOT NULL,
   wanted_micro INTEGER NOT NULL,
   minimum_micro INTEGER NOT NULL,
@@ -177,17 +178,15 @@ CREATE TABLE slice (
   granted_us INTEGER NOT NULL,
   CHECK (spent_micro + returned_micro <= granted_micro)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX slice_open ON slice (gateway_id, gateway_epoch) WHERE open = 1;
+CREATE INDEX slice_open ON slice (gateway_no, gateway_epoch) WHERE open = 1;
 CREATE INDEX slice_open_by_party ON slice (party_no) WHERE open = 1;
 
 CREATE TABLE hold (
   hold_id BLOB PRIMARY KEY CHECK (length(hold_id) = 16),
   party_no INTEGER NOT NULL REFERENCES party,
-  gateway_id BLOB NOT NULL,
+  gateway_no INTEGER NOT NULL REFERENCES gateway,
   gateway_epoch INTEGER NOT NULL,
-  key_id BLOB NOT NULL,
   request_id BLOB NOT NULL,
-  plan_version_id BLOB NOT NULL,
   first_micro INTEGER NOT NULL CHECK (first_micro > 0),
   held_micro INTEGER NOT NULL CHECK (held_micro > 0),
   settled_micro INTEGER NOT NULL DEFAULT 0 CHECK (settled_micro BETWEEN 0 AND held_micro),
@@ -216,20 +215,19 @@ CREATE TABLE model (model_no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STR
 
 CREATE TABLE usage_event (
   seq INTEGER PRIMARY KEY,
-  record_id BLOB NOT NULL UNIQUE CHECK (length(record_id) = 16),
+  record_id BLOB NOT NULL CHECK (length(record_id) = 16),
   request_id BLOB NOT NULL CHECK (length(request_id) = 16),
+  revision INTEGER NOT NULL CHECK (revision >= 0),                    -- 0: the first of its request; later ones correct it
   party_no INTEGER NOT NULL REFERENCES party,
   key_no INTEGER NOT NULL,                  -- 0: not a key of ours
-  credit_id BLOB NOT NULL,                  -- slice or hold that paid; empty: none
   model_no INTEGER NOT NULL REFERENCES model,
-  outcome INTEGER NOT NULL CHECK (outcome BETWEEN 1 AND 7),           -- v1.UsageOutcome
+  outcome INTEGER NOT NULL CHECK (outcome BETWEEN 1 AND 7),           -- v1.UsageOutcome; 7: counts are differences
   prompt_tokens INTEGER NOT NULL,
   cached_tokens INTEGER NOT NULL,
   output_tokens INTEGER NOT NULL,
   reasoning_tokens INTEGER NOT NULL,
-  requests INTEGER NOT NULL CHECK (requests BETWEEN -1 AND 1),        -- 0: nothing was delivered, nothing is billed
+  requests INTEGER NOT NULL CHECK (requests BETWEEN 0 AND 1),         -- 0: nothing was delivered, nothing is billed
   witnesses INTEGER NOT NULL CHECK (witnesses >= 0),                  -- records of witness 2 that must come
-  corrects_seq INTEGER NOT NULL,            -- 0, or the first event of the request: then counts are differences
   ended_us INTEGER NOT NULL,
   received_us INTEGER NOT NULL,
   duration_ms INTEGER NOT NULL,
@@ -237,14 +235,11 @@ CREATE TABLE usage_event (
   drafted_tokens INTEGER NOT NULL,
   accepted_tokens INTEGER NOT NULL,
   device_us INTEGER NOT NULL,
-  payload_hash BLOB NOT NULL CHECK (length(payload_hash) = 16),
   hash BLOB NOT NULL CHECK (length(hash) = 32),
-  CHECK (corrects_seq > 0 OR (prompt_tokens >= 0 AND cached_tokens BETWEEN 0 AND prompt_tokens AND output_tokens >= 0
-                              AND reasoning_tokens BETWEEN 0 AND output_tokens AND requests >= 0))
+  CHECK (outcome = 7 OR (prompt_tokens >= 0 AND cached_tokens BETWEEN 0 AND prompt_tokens AND output_tokens >= 0
+                         AND reasoning_tokens BETWEEN 0 AND output_tokens))
 ) STRICT;
-CREATE UNIQUE INDEX usage_by_request ON usage_event (request_id) WHERE corrects_seq = 0;
--- Queries say `corrects_seq > 0` beside their parameter: else SQLite cannot know that this index has what they ask for.
-CREATE INDEX usage_corrections ON usage_event (corrects_seq) WHERE corrects_seq > 0;
+CREATE UNIQUE INDEX usage_by_request ON usage_event (request_id, revision);
 CREATE INDEX usage_by_party ON usage_event (party_no, ended_us);
 CREATE TRIGGER usage_immutable BEFORE UPDATE ON usage_event BEGIN SELECT RAISE(ABORT, 'usage is immutable'); END;
 CREATE TRIGGER usage_kept BEFORE DELETE ON usage_event BEGIN SELECT RAISE(ABORT, 'usage is kept'); END;
@@ -276,12 +271,14 @@ CREATE TABLE usage_rollup (
   PRIMARY KEY (buyer_no, period, version_no, position, model_no)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE worker (worker_no INTEGER PRIMARY KEY, worker_id BLOB NOT NULL UNIQUE) STRICT;
+
 CREATE TABLE witness (
   seq INTEGER PRIMARY KEY,
-  record_id BLOB NOT NULL UNIQUE CHECK (length(record_id) = 16),
+  record_id BLOB NOT NULL CHECK (length(record_id) = 16),             -- one per request, attempt and sequence
   request_id BLOB NOT NULL CHECK (length(request_id) = 16),
   party_no INTEGER NOT NULL,                -- 0: the worker did not say, or nobody of ours
-  worker_id BLOB NOT NULL,
+  worker_no INTEGER NOT NULL REFERENCES worker,
   attempt INTEGER NOT NULL,
   sequence INTEGER NOT NULL,
   from_index INTEGER NOT NULL CHECK (from_index >= 0),
@@ -291,9 +288,7 @@ CREATE TABLE witness (
   recomputed_tokens INTEGER NOT NULL,
   finish_reason INTEGER NOT NULL,
   model_no INTEGER NOT NULL REFERENCES model,
-  ended_us INTEGER NOT NULL,
-  received_us INTEGER NOT NULL,
-  payload_hash BLOB NOT NULL CHECK (length(payload_hash) = 16)
+  ended_us INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX witness_by_request ON witness (request_id);
 CREATE TRIGGER witness_immutable BEFORE UPDATE ON witness BEGIN SELECT RAISE(ABORT, 'witness records are immutable'); END;
