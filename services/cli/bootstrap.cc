@@ -1,14 +1,8 @@
 #include "services/cli/bootstrap.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "services/cli/output_file.h"
 #include "services/common/api_key.h"
 #include "services/common/secret.h"
 
@@ -81,19 +75,6 @@ absl::StatusOr<std::string> CreateKey(const AdminClient& client) {
   return further.secret();
 }
 
-absl::Status WriteKeyFile(const std::string& path, const std::string& key) {
-  const std::string temporary = absl::StrCat(path, ".", getpid());
-  const std::string text = key + "\n";
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  const bool written = fd >= 0 && write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-                       fsync(fd) == 0 && rename(temporary.c_str(), path.c_str()) == 0;
-  const int saved_errno = errno;
-  if (fd >= 0) close(fd);
-  if (written) return absl::OkStatus();
-  unlink(temporary.c_str());
-  return absl::PermissionDeniedError(absl::StrCat("cannot write ", path, ": ", std::strerror(saved_errno)));
-}
-
 // Whether the file holds a key that billing knows (revoked or not: that is the operator's decision).
 bool KeyIsKnown(const AdminClient& client, const std::string& path) {
   const absl::StatusOr<Secret> text = ReadSecretFile(path);
@@ -126,7 +107,7 @@ absl::StatusOr<BootstrapResult> Bootstrap(const AdminClient& client, const DataD
   GANTRY_RETURN_IF_ERROR(CreateParty(client, v1::PARTY_KIND_TENANT, kDemoTenant, "Demo tenant", "bootstrap-demo"));
   GANTRY_RETURN_IF_ERROR(TopUp(client));
   GANTRY_ASSIGN_OR_RETURN(result.key, CreateKey(client));
-  GANTRY_RETURN_IF_ERROR(WriteKeyFile(key_file, result.key));
+  GANTRY_RETURN_IF_ERROR(WriteOutputFile(key_file, result.key + "\n", 0600));
   result.created_key = true;
   return result;
 }

@@ -1,12 +1,15 @@
 // gantry topup, usage, invoice: money in, tokens out, and the bill.
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "billing/invoice/invoice_document.h"
 #include "billing/invoice/render.h"
 #include "engine/base/status_macros.h"
 #include "services/cli/admin_client.h"
 #include "services/cli/command.h"
 #include "services/cli/money.h"
+#include "services/cli/output_file.h"
 #include "services/cli/table.h"
 #include "services/common/ids.h"
 
@@ -19,7 +22,7 @@ constexpr uint32_t kUsageRowsDefault = 20;
 constexpr uint32_t kPageRows = 1000;
 
 struct MoneyOptions {
-  std::string tenant, amount, reference, period, format = "json", idempotency_key;
+  std::string tenant, amount, reference, period, format, output, idempotency_key;
   uint32_t limit = 0;
   bool json = false, finalize = false;
 };
@@ -163,11 +166,33 @@ absl::StatusOr<int> ShowUsage(const MoneyOptions& options, const Invocation& inv
   return 0;
 }
 
+// --format, else what the file's name ends in, else JSON.
+absl::StatusOr<std::string> InvoiceFormat(const MoneyOptions& options) {
+  std::string format = options.format;
+  for (const char* known : {"json", "csv", "html", "pdf"}) {
+    if (format.empty() && absl::EndsWith(options.output, absl::StrCat(".", known))) format = known;
+  }
+  if (format == "pdf" && options.output.empty()) {
+    return absl::InvalidArgumentError("a PDF is not for the terminal: --output FILE, or --output - for a pipe");
+  }
+  return format.empty() ? "json" : format;
+}
+
+absl::StatusOr<std::string> InvoiceBytes(const v1::Invoice& invoice, const std::string& format, std::ostream* err) {
+  if (format == "json") return billing::InvoiceJson(invoice);
+  if (format == "csv") return billing::InvoiceCsv(invoice);
+  GANTRY_ASSIGN_OR_RETURN(document::Rendering page,
+                          format == "pdf" ? billing::InvoicePdf(invoice) : billing::InvoiceHtml(invoice));
+  for (const std::string& warning : page.warnings) *err << "warning: " << warning << "\n";
+  return std::move(page.bytes);
+}
+
 absl::StatusOr<int> ShowInvoice(const MoneyOptions& options, const Invocation& invocation) {
   v1::GetInvoiceRequest request;
   request.set_party_name(options.tenant);
   request.set_period(options.period.empty() ? absl::FormatTime("%Y-%m", absl::Now(), absl::UTCTimeZone())
                                             : options.period);
+  GANTRY_ASSIGN_OR_RETURN(const std::string format, InvoiceFormat(options));
   // Refused here in the same words as everywhere.
   v1::QueryUsageRequest range;
   GANTRY_RETURN_IF_ERROR(SetRange(request.period(), &range));
@@ -181,7 +206,8 @@ absl::StatusOr<int> ShowInvoice(const MoneyOptions& options, const Invocation& i
   } else {
     GANTRY_ASSIGN_OR_RETURN(invoice, client.Call(&Admin::GetInvoice, request));
   }
-  *invocation.out << (options.format == "csv" ? billing::InvoiceCsv(invoice) : billing::InvoiceJson(invoice));
+  GANTRY_ASSIGN_OR_RETURN(const std::string bytes, InvoiceBytes(invoice, format, invocation.err));
+  GANTRY_RETURN_IF_ERROR(WriteOutput(options.output, bytes, *invocation.out));
   return 0;
 }
 
@@ -210,13 +236,15 @@ void AddMoneyCommands(CLI::App& app, Invocation& invocation) {
   CLI::App* invoice = AddCommand(app, invocation, "invoice", "a month's bill; a draft until it is finalised",
                                  "gantry invoice --tenant acme\n"
                                  "gantry invoice --tenant acme --period 2026-07 --format csv > acme-2026-07.csv\n"
+                                 "gantry invoice --tenant acme --period 2026-07 --output acme-2026-07.pdf\n"
                                  "gantry invoice --tenant acme --period 2026-07 --finalize",
                                  [=, &invocation] { return ShowInvoice(*options, invocation); });
   invoice->add_option("--tenant", options->tenant, "whose bill")->required()->type_name("T");
   invoice->add_option("--period", options->period, "YYYY-MM in UTC; default: this month")->type_name("YYYY-MM");
-  invoice->add_option("--format", options->format, "json or csv; default: json")
+  invoice->add_option("--format", options->format, "json, csv, html or pdf; default: as FILE ends, else json")
       ->type_name("F")
-      ->check(CLI::IsMember({"json", "csv"}));
+      ->check(CLI::IsMember({"json", "csv", "html", "pdf"}));
+  invoice->add_option("--output", options->output, "write here; default: standard output")->type_name("FILE");
   invoice->add_flag("--finalize", options->finalize,
                     "give it its number; the month must be over, and nothing changes after");
   AddIdempotencyKey(*invoice, &options->idempotency_key);

@@ -1,5 +1,7 @@
 // One number in four places: the usage of a reply, the row that billing shows, the row in SQLite, the invoice line.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { long, model, question, sleep, Stack, until } from './stack.mjs';
 
@@ -89,7 +91,7 @@ test('refused requests are charged nothing and leave no row', async () => {
   assert.equal((await stack.balance()).posted_micro, balance.posted_micro);
 });
 
-test('the invoice has the same quantities and exact amounts, as JSON and as CSV', async () => {
+test('the invoice has the same quantities and exact amounts, as JSON, CSV, PDF and HTML', async () => {
   await stack.auditSettled();
   const { rows, totals } = await stack.json('usage', '--tenant', 'demo');
   const sum = (field) => rows.reduce((total, row) => total + row[field], 0);
@@ -113,6 +115,17 @@ test('the invoice has the same quantities and exact amounts, as JSON and as CSV'
   const output = csv.find((l) => l.includes(',output,')).split(',');
   assert.equal(Number(output[columns.indexOf('quantity')]), line.output.quantity);
   assert.equal(output[columns.indexOf('amount_pico')], String(line.output.amount_pico));
+
+  // For people: the same total and quantities, with thousands apart.
+  const file = path.join(stack.dir, 'invoice.pdf');
+  const drawn = await stack.cli('invoice', '--tenant', 'demo', '--output', file);
+  assert.equal(drawn.code, 0, drawn.err);
+  const text = execFileSync('pdftotext', ['-layout', file, '-'], { encoding: 'utf8' });
+  const html = (await stack.cli('invoice', '--tenant', 'demo', '--format', 'html')).out;
+  for (const shown of [invoice.total, line.output.quantity.toLocaleString('en'), 'DRAFT']) {
+    assert.ok(text.includes(shown), `${shown} in ${text}`);
+    assert.ok(html.includes(shown), `${shown} in ${html}`);
+  }
 });
 
 test('what was paid in is what is left plus what was used', async () => {
