@@ -79,8 +79,8 @@ struct Row {
   RowKind kind = RowKind::kBody;
 };
 
-// Heads are repeated on every page that the table reaches; a row is split only when it is longer than a third of a
-// page.
+// Heads are repeated on every page that the table reaches. Only tables longer than a third of a page are split, and
+// only such rows.
 struct Table {
   std::vector<Column> columns;
   std::vector<Row> rows;

@@ -15,6 +15,7 @@
 #include "billing/document/figures.h"
 #include "billing/document/html.h"
 #include "billing/document/pdf.h"
+#include "billing/document/text.h"
 
 namespace gantry::document {
 namespace {
@@ -250,6 +251,45 @@ TEST(DocumentHtml, SaysWhatThePdfSays) {
   EXPECT_THAT(html, Not(HasSubstr("https://")));
 }
 
+TEST(DocumentText, TablesAlignWideCharactersToo) {
+  Document document;
+  document.title = "Preise";
+  document.blocks = {Heading{"模型"},
+                     Table{{{"Model"}, {"Net EUR", Align::kRight}},
+                           {{{"Latin", ""}, RowKind::kGroup},
+                            {{"qwen", "98.77"}},
+                            {{"通义千问", "1,000.01"}, RowKind::kHighlight},
+                            {{"Total", "1,098.78"}, RowKind::kTotal}}},
+                     Paragraph{"one two three four five six seven eight nine ten"}, Note{"No", "\x1b[31mred"}};
+  const absl::StatusOr<Rendering> text = RenderText(document, 40);
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(text->bytes,
+            "Preise\n"
+            "\n模型\n----\n"
+            "\nModel      Net EUR\n"
+            "------------------\n"
+            "Latin\n"
+            "qwen         98.77\n"
+            "通义千问  1,000.01 <\n"
+            "------------------\n"
+            "Total     1,098.78\n"
+            "\none two three four five six seven eight\nnine ten\n"
+            "\n** No **\n\uFFFD[31mred\n");
+  EXPECT_THAT(text->warnings, ElementsAre(HasSubstr("1 bytes or characters that cannot be shown")));
+}
+
+TEST(DocumentPdf, AShortTableStaysOnOnePage) {
+  for (int lines = 25; lines < 60; ++lines) {
+    Document document = Numbered(8);
+    document.blocks.insert(document.blocks.begin(), KeyValues{std::vector<KeyValues::Pair>(lines, {"fact", "value"})});
+    for (const auto& page : PdfLines(Pdf(document).bytes)) {
+      int rows = 0;
+      for (const std::string& line : page) rows += absl::StartsWith(line, "entry");
+      EXPECT_TRUE(rows == 0 || rows == 8) << lines << " lines before it";
+    }
+  }
+}
+
 TEST(DocumentBounds, WhatDoesNotFitIsRefusedByName) {
   struct Case {
     const char* says;
@@ -284,8 +324,8 @@ TEST(DocumentBounds, WhatDoesNotFitIsRefusedByName) {
   for (const Case& c : cases) {
     Document document = Sample();
     c.break_it(&document);
-    for (const auto render : {RenderPdf, RenderHtml}) {
-      const absl::Status status = render(document).status();
+    for (const absl::Status& status :
+         {RenderPdf(document).status(), RenderHtml(document).status(), RenderText(document).status()}) {
       EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.says;
       EXPECT_THAT(std::string(status.message()), HasSubstr(c.says));
     }

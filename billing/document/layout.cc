@@ -93,6 +93,9 @@ class Composer {
   // Lines of one text under each other, in the whole width.
   void AddText(const std::string& text, const Type& type, bool keep_with_next);
 
+  // What is no longer than a third of a page, from strip `first` on, is not broken.
+  void KeepShortTogether(size_t first);
+
   struct Grid;
   void AddTableRow(const Table& table, const Grid& grid, size_t index);
 
@@ -120,6 +123,13 @@ size_t Composer::AddRow(const std::vector<Cell>& cells, const RowStyle& row) {
     }
   }
   return first;
+}
+
+void Composer::KeepShortTogether(size_t first) {
+  double height = 0;
+  for (size_t i = first; i < strips_.size(); ++i) height += strips_[i].height;
+  if (height > kKeepTogetherMax) return;
+  for (size_t i = first; i + 1 < strips_.size(); ++i) strips_[i].keep_with_next = true;
 }
 
 void Composer::AddText(const std::string& text, const Type& type, bool keep_with_next) {
@@ -300,10 +310,12 @@ void Composer::operator()(const Table& table) {
   head.boxes.push_back({0, head.height - kStrongRule, kWidth, kStrongRule, style::kAccent});
   grid.head = static_cast<int>(heads_.size());
   heads_.push_back(head);
-  Strip& first = AddStrip(head.height, !table.rows.empty());
-  first.boxes = head.boxes;
-  first.lines = head.lines;
+  const size_t first = strips_.size();
+  Strip& begin = AddStrip(head.height, !table.rows.empty());
+  begin.boxes = head.boxes;
+  begin.lines = head.lines;
   for (size_t r = 0; r < table.rows.size(); ++r) AddTableRow(table, grid, r);
+  KeepShortTogether(first);
   Gap(kBlockGap + 4);
 }
 

@@ -109,6 +109,7 @@ int RunCli(const std::vector<std::string>& arguments, std::ostream& out, std::os
   AddMoneyCommands(app, invocation);
   AddAuditCommand(app, invocation);
   AddChatCommand(app, invocation);
+  AddTcoCommand(app, invocation);
 
   // The parser takes them from the back.
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());

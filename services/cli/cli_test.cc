@@ -69,6 +69,8 @@ TEST_F(CliTest, WrongCommandLinesGetOneLineAndExitCode2) {
       {{"invoice", "--tenant", "demo", "--format", "pdf"}, "gantry: a PDF is not for the terminal: --output FILE"},
       {{"invoice", "--tenant", "demo", "--period", "2026-13"}, "gantry: period `2026-13` is not valid"},
       {{"chat"}, "gantry chat: TEXT is required"},
+      {{"tco"}, "gantry: which FILE? `gantry tco --example > tco.toml` makes one to start from"},
+      {{"tco", "/nowhere/tco.toml"}, "gantry: /nowhere/tco.toml: "},
       {{"chat", "hello", "--temperature", "3"}, "gantry chat: --temperature"},
   };
   for (const auto& c : cases) {
@@ -120,7 +122,8 @@ TEST_F(CliTest, HelpTeachesWithExamples) {
                                                                                        {"topup"},
                                                                                        {"usage"},
                                                                                        {"audit"},
-                                                                                       {"chat"}}) {
+                                                                                       {"chat"},
+                                                                                       {"tco"}}) {
     std::vector<std::string> arguments = command;
     arguments.push_back("--help");
     const Outcome outcome = Call(arguments);
@@ -130,6 +133,39 @@ TEST_F(CliTest, HelpTeachesWithExamples) {
   }
   EXPECT_THAT(Call({"--help"}).out, HasSubstr("gantry up --detach"));
   EXPECT_THAT(Call({"--version"}).out, HasSubstr("gantry 0."));
+}
+
+TEST_F(CliTest, TcoDecidesOnItsOwnExample) {
+  const std::string file = root_ + "/tco.toml";
+  std::ofstream(file) << Call({"tco", "--example"}).out;
+  const Outcome text = Call({"tco", file});
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("** It depends on your usage **"));
+  EXPECT_THAT(text.out, HasSubstr("1,082.76"));
+  const Outcome json = Call({"tco", file, "--json", "--set", "hardware.months=24", "--set", "running.pue=1.5"});
+  EXPECT_EQ(json.code, 0) << json.err;
+  EXPECT_THAT(json.out, HasSubstr("\"months\": 24,"));
+  EXPECT_THAT(json.out, HasSubstr("\"power\": \"153.300000\""));
+  const Outcome wrong = Call({"tco", file, "--set", "running.pue=0.5"});
+  EXPECT_EQ(wrong.code, 2);
+  EXPECT_EQ(wrong.err,
+            "gantry: --set running.pue=0.5:1: running.pue: expected a number from 1 to 5 with at most 6 "
+            "decimals, found 0.5\n");
+}
+
+TEST_F(CliTest, TcoWritesItsReportAndReadsABenchmarkBesideItsFile) {
+  const std::string file = root_ + "/tco.toml";
+  std::ofstream(file) << Call({"tco", "--example"}).out;
+  std::ofstream(root_ + "/bench.json")
+      << R"({"model":"m","backend":"cpu","rows":[{"spec":"off","batch":4,"decode_tokens_per_s":2822}]})";
+  const Outcome measured = Call(
+      {"tco", file, "--set", "throughput.bench='bench.json'", "--pdf", root_ + "/a.pdf", "--html", root_ + "/a.html"});
+  EXPECT_EQ(measured.code, 0) << measured.err;
+  EXPECT_THAT(measured.out, HasSubstr("2,822 output tokens/s, measured (gantry-engine bench: m, cpu, 4 sequences"));
+  EXPECT_THAT(measured.out, HasSubstr("4,821 M output tokens a month"));
+  EXPECT_GT(std::filesystem::file_size(root_ + "/a.pdf"), 10'000u);
+  EXPECT_GT(std::filesystem::file_size(root_ + "/a.html"), 10'000u);
+  EXPECT_EQ(Call({"tco", file, "--bench", root_ + "/none.json"}).code, 2);
 }
 
 TEST_F(CliTest, UpOnUnusableDataDirIsRefused) {

@@ -48,5 +48,6 @@ void AddPlanCommands(CLI::App& app, Invocation& invocation);
 void AddMoneyCommands(CLI::App& app, Invocation& invocation);
 void AddAuditCommand(CLI::App& app, Invocation& invocation);
 void AddChatCommand(CLI::App& app, Invocation& invocation);
+void AddTcoCommand(CLI::App& app, Invocation& invocation);
 
 }  // namespace gantry::cli
