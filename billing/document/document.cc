@@ -107,6 +107,10 @@ absl::Status CheckDocument(const Document& document) {
     return absl::InvalidArgumentError(
         absl::StrCat("a document of ", document.blocks.size(), " blocks; at most ", kBlocksMax));
   }
+  if (document.mark.size() > kMarkBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a mark of ", document.mark.size(), " bytes; at most ", kMarkBytesMax, " stand beside a title"));
+  }
   Checker checker;
   for (const std::string* text :
        {&document.title, &document.subtitle, &document.mark, &document.issuer, &document.footer, &document.language}) {

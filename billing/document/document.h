@@ -28,6 +28,7 @@ inline constexpr size_t kBlocksMax = 2'000;
 inline constexpr size_t kColumnsMax = 12;
 inline constexpr size_t kCellsMax = 100'000;        // of all tables
 inline constexpr size_t kTextBytesMax = 16 * 1024;  // one text
+inline constexpr size_t kMarkBytesMax = 16;
 inline constexpr size_t kDocumentBytesMax = 8 * 1024 * 1024;
 
 enum class Align { kLeft, kRight, kCenter };
@@ -114,7 +115,7 @@ struct Document {
   std::string mark;                       // "DRAFT": set off beside the title, on every page; may be empty
   std::string issuer;                     // whose paper it is: first page and every footer; may be empty
   std::vector<std::string> issuer_lines;  // address and registration, first page
-  std::string footer;                     // small, every page; may be empty
+  std::string footer;                     // small, every page; what is longer than three lines is cut and warned of
   std::string language = "en";            // BCP 47: chooses between forms of the same Chinese character
   int64_t created_us = 0;                 // of the facts, not of the drawing; 0: none. The PDF carries it
   std::vector<Block> blocks;

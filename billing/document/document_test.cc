@@ -148,6 +148,22 @@ TEST(DocumentPdf, NothingIsDrawnIntoTheMargins) {
   EXPECT_EQ(letters, 4'000u);
 }
 
+TEST(DocumentPdf, AFooterHasThreeLinesAndSaysWhenThatIsTooFew) {
+  Document document = Numbered(60);
+  document.subtitle = std::string(300, 's');
+  document.footer = "first\nsecond\nthird";
+  const Rendering pdf = Pdf(document);
+  EXPECT_THAT(pdf.warnings, IsEmpty());
+  for (const auto& page : PdfLines(pdf.bytes)) {
+    EXPECT_THAT(page, Contains(HasSubstr("first Page")));
+    EXPECT_THAT(page, Contains("second"));
+    EXPECT_EQ(page.back(), "third");
+  }
+  for (const PdfWord& word : PdfWords(pdf.bytes)) EXPECT_LE(word.y_max, 842 - 11) << word.text;
+  document.footer += "\nfourth";
+  EXPECT_THAT(Pdf(document).warnings, ElementsAre("the footer has 4 lines, of which 3 have room"));
+}
+
 TEST(DocumentPdf, FiguresEndUnderEachOther) {
   std::vector<double> ends;
   for (const PdfWord& word : PdfWords(Pdf(Numbered(12)).bytes)) {
@@ -217,7 +233,8 @@ TEST(DocumentPdf, WhatIsNotTextIsReplacedAndReported) {
 TEST(DocumentHtml, NoTextIsMarkup) {
   const std::string evil = "</style><script>alert('x')</script>\" onload=\"&amp;<img src=x>";
   Document document = Sample();
-  document.title = document.subtitle = document.mark = document.issuer = document.footer = document.language = evil;
+  document.title = document.subtitle = document.issuer = document.footer = document.language = evil;
+  document.mark = "<script src=x>";
   document.issuer_lines = {evil};
   document.blocks = {
       Heading{evil},
@@ -235,8 +252,9 @@ TEST(DocumentHtml, NoTextIsMarkup) {
   size_t found = 0;
   const std::string text = HtmlText(html);
   for (size_t at = text.find(evil); at != std::string::npos; at = text.find(evil, at + 1)) ++found;
-  // Four of the head (issuer, its line, title, mark, subtitle: five), blocks, and the footer.
-  EXPECT_EQ(found, 5u + 1 + 1 + 2 + 3 + 3 + 2 + 1 + 1);
+  // Issuer, its line, title and subtitle; the blocks in order; the footer.
+  EXPECT_EQ(found, 4u + 1 + 1 + 2 + 3 + 3 + 2 + 1 + 1);
+  EXPECT_THAT(text, HasSubstr("<script src=x>"));
 }
 
 TEST(DocumentHtml, SaysWhatThePdfSays) {
@@ -297,6 +315,7 @@ TEST(DocumentBounds, WhatDoesNotFitIsRefusedByName) {
   };
   const Case cases[] = {
       {"a document without a title", [](Document* d) { d->title.clear(); }},
+      {"a mark of 17 bytes; at most 16 stand beside a title", [](Document* d) { d->mark = std::string(17, 'm'); }},
       {"block 1: a text of 16385 bytes", [](Document* d) { d->blocks[0] = Paragraph{std::string(16'385, 'x')}; }},
       {"block 2: heading level: 3, expected 1 to 2",
        [](Document* d) {

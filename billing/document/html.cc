@@ -43,9 +43,10 @@ th.c, td.c { text-align:center; }
 tr.highlight td { font-weight:700; background:var(--tint); }
 tr.group td { font-weight:700; padding-top:12px; }
 tr.subtotal td { font-weight:700; }
-tr.total td { font-weight:700; background:var(--tint); border-top:1.3px solid var(--accent); border-bottom:0; }
-.note { background:var(--tint); border-left:4px solid var(--tone); padding:10px 14px; margin:16px 0; white-space:pre-line; break-inside:avoid; }
+tr.total td { font-weight:700; background:var(--tint); border-top:2px solid var(--accent); border-bottom:0; }
+.note { background:var(--tint); border-left:4px solid var(--tone); padding:10px 14px; margin:16px 0; break-inside:avoid; }
 .note b { display:block; color:var(--tone); font-size:17px; margin-bottom:3px; }
+.note div { white-space:pre-line; }
 .neutral { --tone:var(--accent); } .good { --tone:var(--good); } .bad { --tone:var(--bad); } .warning { --tone:var(--warning); }
 .signatures { display:flex; gap:48px; margin-top:70px; break-inside:avoid; }
 .signer { flex:1; border-top:1px solid var(--ink); padding-top:3px; }
@@ -121,7 +122,8 @@ class Writer {
                                                      : "neutral";
     absl::StrAppend(&html_, "<div class=\"note ", tone, "\">");
     if (!note.title.empty()) Element("b", "", note.title);
-    absl::StrAppend(&html_, Escape(note.text), "</div>\n");
+    if (!note.text.empty()) Element("div", "", note.text);
+    Raw("</div>\n");
   }
   void operator()(const Signatures& signatures) {
     Raw("<div class=\"signatures\">\n");

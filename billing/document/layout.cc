@@ -162,7 +162,8 @@ void Composer::Letterhead(const Document& document) {
   if (!document.mark.empty()) {
     Type type = style::kBodyStrong;
     type.colour = style::kBad;
-    const Text mark = Wrapped(document.mark, type, 0.22 * kWidth);
+    const Text mark = typesetter_->Set(document.mark, type);
+    mark->Shorten(0.22 * kWidth);
     const double width = mark->line_width(0) + 16, height = 19, y = (style::kTitle.leading - height) / 2;
     Strip& strip = strips_[first];
     strip.boxes.push_back({kWidth - width, y, width, height, style::kBad, /*outline=*/true});
@@ -395,36 +396,61 @@ void Composer::operator()(const Signatures& signatures) {
 }
 
 // What stands outside the content: the running head of later pages, the foot of all.
-void AddMargins(const Document& document, Typesetter* typesetter, std::vector<Page>* pages) {
-  const double left = style::kMarginSide, right = style::kPageWidth - style::kMarginSide;
-  const auto put = [&](Page* page, const std::string& text, const Type& type, double baseline, bool at_right) {
-    if (text.empty()) return;
-    const Text set = typesetter->Set(text, type);
-    if (set->width() > 0.7 * kWidth) set->Wrap(0.7 * kWidth);
-    page->lines.push_back({set, 0, at_right ? right - set->line_width(0) : left, baseline, type.colour});
-  };
-  const std::string running =
-      document.subtitle.empty() ? document.title : absl::StrCat(document.title, " · ", document.subtitle);
-  Type mark = style::kSmall;
-  mark.weight = 700;
-  mark.colour = style::kBad;
-  const double foot = style::kPageHeight - style::kFooterBaseline;
-  for (size_t i = 0; i < pages->size(); ++i) {
-    Page& page = (*pages)[i];
-    if (i > 0) {
-      put(&page, running, style::kSmall, style::kMarginTop + 6, false);
-      put(&page, document.mark, mark, style::kMarginTop + 6, true);
-      page.boxes.push_back({left, style::kMarginTop + 12, kWidth, kRule, style::kHair});
+class Margins {
+ public:
+  Margins(const Document& document, Typesetter* typesetter) : document_(document), typesetter_(typesetter) {}
+
+  void Add(Layout* layout) {
+    const Text footer = typesetter_->Set(document_.footer.empty() ? document_.issuer : document_.footer, style::kSmall);
+    if (footer->width() > kFooterWidth) footer->Wrap(kFooterWidth);
+    if (footer->lines() > kFooterLinesMax) {
+      layout->warnings.push_back(
+          absl::StrCat("the footer has ", footer->lines(), " lines, of which ", kFooterLinesMax, " have room"));
     }
-    page.boxes.push_back({left, foot - 13, kWidth, kRule, style::kHair});
-    put(&page, document.footer.empty() ? document.issuer : document.footer, style::kSmall, foot, false);
-    put(&page, absl::StrCat("Page ", i + 1, " of ", pages->size()), style::kSmall, foot, true);
+    for (size_t i = 0; i < layout->pages.size(); ++i) {
+      Page& page = layout->pages[i];
+      if (i > 0) RunningHead(&page);
+      page.boxes.push_back({kLeft, kFoot - 13, kWidth, kRule, style::kHair});
+      for (int line = 0; line < std::min(footer->lines(), kFooterLinesMax); ++line) {
+        page.lines.push_back({footer, line, kLeft, kFoot + line * style::kSmall.leading, style::kSmall.colour});
+      }
+      AtRight(&page, absl::StrCat("Page ", i + 1, " of ", layout->pages.size()), style::kSmall, kFoot);
+    }
   }
-}
+
+ private:
+  static constexpr double kLeft = style::kMarginSide, kRight = style::kPageWidth - style::kMarginSide;
+  static constexpr double kFoot = style::kPageHeight - style::kFooterBaseline;
+  static constexpr double kFooterWidth = 0.8 * kWidth;
+  static constexpr int kFooterLinesMax = 3;
+
+  void AtRight(Page* page, const std::string& text, const Type& type, double baseline) {
+    const Text set = typesetter_->Set(text, type);
+    page->lines.push_back({set, 0, kRight - set->line_width(0), baseline, type.colour});
+  }
+
+  void RunningHead(Page* page) {
+    constexpr double kBaseline = style::kMarginTop + 6;
+    const Text running = typesetter_->Set(
+        document_.subtitle.empty() ? document_.title : absl::StrCat(document_.title, " · ", document_.subtitle),
+        style::kSmall);
+    // In full it stands on the first page.
+    running->Shorten(0.7 * kWidth);
+    page->lines.push_back({running, 0, kLeft, kBaseline, style::kSmall.colour});
+    Type mark = style::kSmall;
+    mark.weight = 700;
+    mark.colour = style::kBad;
+    if (!document_.mark.empty()) AtRight(page, document_.mark, mark, kBaseline);
+    page->boxes.push_back({kLeft, style::kMarginTop + 12, kWidth, kRule, style::kHair});
+  }
+
+  const Document& document_;
+  Typesetter* typesetter_;
+};
 
 }  // namespace
 
-std::vector<Page> LayOut(const Document& document, Typesetter* typesetter) {
+Layout LayOut(const Document& document, Typesetter* typesetter) {
   Composer composer(typesetter);
   composer.Letterhead(document);
   for (const Block& block : document.blocks) std::visit(composer, block);
@@ -432,9 +458,10 @@ std::vector<Page> LayOut(const Document& document, Typesetter* typesetter) {
                         .first_top = style::kMarginTop,
                         .top = style::kMarginTop + style::kRunningHead,
                         .bottom = style::kPageHeight - style::kMarginBottom};
-  std::vector<Page> pages = BreakIntoPages(composer.strips(), composer.heads(), frame);
-  AddMargins(document, typesetter, &pages);
-  return pages;
+  Layout layout;
+  layout.pages = BreakIntoPages(composer.strips(), composer.heads(), frame);
+  Margins(document, typesetter).Add(&layout);
+  return layout;
 }
 
 }  // namespace gantry::document

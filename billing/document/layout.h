@@ -29,7 +29,12 @@ struct Page {
   std::vector<PlacedLine> lines;
 };
 
-// Complete pages: running heads, footers and "Page n of m" included. At least one. REQUIRES: CheckDocument(document).
-std::vector<Page> LayOut(const Document& document, Typesetter* typesetter);
+struct Layout {
+  std::vector<Page> pages;            // complete: running heads, footers and "Page n of m" included; at least one
+  std::vector<std::string> warnings;  // texts that found no room
+};
+
+// REQUIRES: CheckDocument(document).
+Layout LayOut(const Document& document, Typesetter* typesetter);
 
 }  // namespace gantry::document

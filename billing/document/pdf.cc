@@ -72,16 +72,17 @@ std::vector<std::string> Warnings(const Typesetter& typesetter) {
 absl::StatusOr<Rendering> RenderPdf(const Document& document) {
   GANTRY_RETURN_IF_ERROR(CheckDocument(document));
   Typesetter typesetter(document.language);
-  const std::vector<Page> pages = LayOut(document, &typesetter);
+  const Layout layout = LayOut(document, &typesetter);
   Rendering rendering;
-  rendering.pages = static_cast<int>(pages.size());
+  rendering.pages = static_cast<int>(layout.pages.size());
   rendering.warnings = Warnings(typesetter);
+  rendering.warnings.insert(rendering.warnings.end(), layout.warnings.begin(), layout.warnings.end());
 
   cairo_surface_t* surface =
       cairo_pdf_surface_create_for_stream(Append, &rendering.bytes, style::kPageWidth, style::kPageHeight);
   SetMetadata(document, surface);
   cairo_t* cairo = cairo_create(surface);
-  for (const Page& page : pages) {
+  for (const Page& page : layout.pages) {
     Draw(page, cairo);
     cairo_show_page(cairo);
   }

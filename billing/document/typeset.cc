@@ -33,6 +33,12 @@ void SetText::Wrap(double width) {
   pango_layout_set_width(layout_, static_cast<int>(std::max(width, 1.0) * PANGO_SCALE));
 }
 
+void SetText::Shorten(double width) {
+  pango_layout_set_single_paragraph_mode(layout_, TRUE);
+  pango_layout_set_ellipsize(layout_, PANGO_ELLIPSIZE_END);
+  pango_layout_set_width(layout_, static_cast<int>(std::max(width, 1.0) * PANGO_SCALE));
+}
+
 void SetText::ShowLine(cairo_t* cairo, int line, double x, double baseline) const {
   cairo_move_to(cairo, x, baseline);
   pango_cairo_show_layout_line(cairo, pango_layout_get_line_readonly(layout_, line));

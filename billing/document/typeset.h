@@ -28,6 +28,8 @@ class SetText {
   double width() const;  // of the longest line
   // Breaks the text anew so that no line is wider: between words, and inside one that is too long by itself.
   void Wrap(double width);
+  // One line no wider than that: what does not fit gives way to an ellipsis.
+  void Shorten(double width);
   void ShowLine(cairo_t* cairo, int line, double x, double baseline) const;
 
  private:
