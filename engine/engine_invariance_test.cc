@@ -3,7 +3,7 @@
 //
 // By default a sample of cells in which every value of every axis occurs, at full length all of them.
 // GANTRY_CELLS_MODEL puts another model (a directory or .gguf) through the cells, those of the MTP layer only when it
-// has one.
+// has one; GANTRY_CELLS_SPECS (mtp:3,auto) takes those of some ways of speculating alone.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "engine/backend/cpu/cpu_blocks.h"
 #include "engine/base/long_test_util.h"
 #include "engine/cache/page_pool.h"
@@ -197,9 +198,10 @@ class Cells {
 
 void CheckCells(const std::string& model) {
   Cells cells(model);
-  const std::vector<std::string> specs =
-      cells.spec().mtp ? std::vector<std::string>{"off", "mtp:1", "mtp:3", "mtp:5", "ngram", "auto"}
-                       : std::vector<std::string>{"off", "ngram"};
+  std::vector<std::string> specs = cells.spec().mtp
+                                       ? std::vector<std::string>{"off", "mtp:1", "mtp:3", "mtp:5", "ngram", "auto"}
+                                       : std::vector<std::string>{"off", "ngram"};
+  if (const char* some = std::getenv("GANTRY_CELLS_SPECS")) specs = absl::StrSplit(some, ',');
   const auto same_base = [](const Cell& cell) { return std::pair(cell.temperature, cell.processed); };
   std::map<std::pair<float, bool>, std::vector<Output>> base;
   Cell plain{.batch = LongTests() ? 32 : 7};
@@ -247,6 +249,7 @@ void CheckCells(const std::string& model) {
                             static_cast<long long>(result.counts.drafted - result.counts.accepted),
                             static_cast<long long>(result.preempted), static_cast<long long>(result.counts.recomputed),
                             static_cast<long long>(result.counts.cached));
+                std::fflush(stdout);
                 ++run;
                 // What the cell claims has happened. (auto may find that nothing pays; a tight cache may have
                 // forgotten.)

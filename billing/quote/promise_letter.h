@@ -30,12 +30,6 @@ struct PromisedPrice {
   int64_t price_micro_per_m = 0;  // micro-units per million tokens or requests
 };
 
-// What tiers mean for the whole usage of a month.
-enum class TierMode {
-  kGraduated,  // each tier's price for what falls into it
-  kVolume,     // the price of the tier reached, for all
-};
-
 struct PromiseLetter {
   bool draft = true;     // marked on every page until it is sent
   std::string quote;     // its number: "Q-2026-0007"
@@ -44,7 +38,7 @@ struct PromiseLetter {
   LetterParty seller, buyer;
   absl::CivilDay dated, open_until, starts_on, promised_until;  // days in the seller's time zone, inclusive
   std::vector<PromisedPrice> prices;                            // at least one
-  TierMode tier_mode = TierMode::kGraduated;
+  TierMode tier_mode = TierMode::kGraduated;  // what tiers mean: graduated or volume
   int64_t minimum_micro_per_month = 0;  // charged at least; 0: none
   int64_t free_micro_per_month = 0;     // not charged; 0: none
   std::string tax;                      // "Prices are net of VAT."; may be empty

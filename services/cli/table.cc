@@ -50,10 +50,11 @@ std::string Table::Render() const {
   return out;
 }
 
-std::string WithSeparators(uint64_t value) {
-  std::string text = absl::StrCat(value);
+std::string WithSeparators(int64_t value) {
+  const bool negative = value < 0;
+  std::string text = absl::StrCat(negative ? 0 - static_cast<uint64_t>(value) : static_cast<uint64_t>(value));
   for (size_t at = text.size(); at > 3;) text.insert(at -= 3, ",");
-  return text;
+  return negative ? "-" + text : text;
 }
 
 std::string FormatTime(int64_t us) {

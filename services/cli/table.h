@@ -23,7 +23,7 @@ class Table {
 };
 
 // 1234567 -> "1,234,567".
-std::string WithSeparators(uint64_t value);
+std::string WithSeparators(int64_t value);
 // Microseconds since 1970 -> "2026-11-25 01:57:19" (UTC); 0 -> "-".
 std::string FormatTime(int64_t us);
 // The same as RFC 3339 with microseconds, for JSON; 0 -> "".

@@ -28,7 +28,7 @@ TEST(TableTest, WidthsCountCharactersNotBytes) {
 
 TEST(FormatTest, NumbersHaveSeparators) {
   const struct {
-    uint64_t value;
+    int64_t value;
     const char* text;
   } cases[] = {{0, "0"}, {999, "999"}, {1000, "1,000"}, {123456, "123,456"}, {1234567, "1,234,567"}};
   for (const auto& c : cases) EXPECT_EQ(WithSeparators(c.value), c.text);

@@ -6,6 +6,7 @@
 #include "services/cli/admin_client.h"
 #include "services/cli/command.h"
 #include "services/cli/money.h"
+#include "services/cli/plan_file.h"
 #include "services/cli/table.h"
 
 namespace gantry::cli {
@@ -15,6 +16,7 @@ using Admin = v1::BillingAdmin::Stub;
 
 struct TenantOptions {
   std::string name, legal_name, currency, plan, credit_limit, idempotency_key;
+  std::string kind = "tenant", parent, time_zone, from;
   bool json = false;
 };
 
@@ -48,7 +50,11 @@ const char* StatusName(v1::PartyStatus status) {
 
 absl::StatusOr<int> CreateTenant(const TenantOptions& options, const Invocation& invocation) {
   v1::CreatePartyRequest request;
-  request.set_kind(v1::PARTY_KIND_TENANT);
+  for (const v1::PartyKind kind : {v1::PARTY_KIND_TENANT, v1::PARTY_KIND_RESELLER, v1::PARTY_KIND_PEER}) {
+    if (options.kind == KindName(kind)) request.set_kind(kind);
+  }
+  request.set_parent_name(options.parent);
+  request.set_time_zone(options.time_zone);
   request.set_name(options.name);
   request.set_legal_name(options.legal_name.empty() ? options.name : options.legal_name);
   request.set_currency(options.currency);
@@ -60,7 +66,8 @@ absl::StatusOr<int> CreateTenant(const TenantOptions& options, const Invocation&
   GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
   GANTRY_ASSIGN_OR_RETURN(const v1::Party party,
                           client.CallOnce(&Admin::CreateParty, request, options.idempotency_key));
-  *invocation.out << "tenant " << party.name() << " created, currency " << party.currency() << "\n";
+  *invocation.out << KindName(party.kind()) << " " << party.name() << " created, currency " << party.currency()
+                  << ", buys from " << party.parent_name() << "\n";
   return 0;
 }
 
@@ -90,6 +97,8 @@ absl::StatusOr<int> ListTenants(const TenantOptions& options, const Invocation& 
                       {"status", StatusName(party.status())},
                       {"currency", party.currency()},
                       {"plan", party.plan()},
+                      {"buys_from", party.parent_name()},
+                      {"time_zone", party.time_zone()},
                       {"posted_micro", balance.posted_micro()},
                       {"held_micro", balance.held_micro()},
                       {"available_micro", balance.available_micro()},
@@ -106,6 +115,22 @@ absl::StatusOr<int> ListTenants(const TenantOptions& options, const Invocation& 
                party.plan().empty() ? "-" : party.plan(), FormatTime(party.created_us())});
   }
   *invocation.out << table.Render();
+  return 0;
+}
+
+absl::StatusOr<int> SubscribeTenant(const TenantOptions& options, const Invocation& invocation) {
+  v1::SubscribeRequest request;
+  request.set_party_name(options.name);
+  request.set_plan(options.plan);
+  if (!options.from.empty()) {
+    GANTRY_ASSIGN_OR_RETURN(const int64_t from, ParseTimeUtc(options.from));
+    request.set_from_us(from);
+  }
+  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
+  GANTRY_ASSIGN_OR_RETURN(const v1::Party party,
+                          client.CallOnce(&Admin::Subscribe, request, options.idempotency_key));
+  *invocation.out << party.name() << " pays the prices of `" << options.plan << "` for requests from "
+                  << (options.from.empty() ? "now" : options.from) << " on\n";
   return 0;
 }
 
@@ -140,7 +165,13 @@ void AddTenantCommands(CLI::App& app, Invocation& invocation) {
   create->add_option("NAME", options->name, "1 to 64 of a-z, 0-9 and -")->required();
   create->add_option("--legal-name", options->legal_name, "as invoices show it; default: NAME")->type_name("TEXT");
   create->add_option("--currency", options->currency, "ISO 4217; default: the house's")->type_name("CODE");
-  create->add_option("--plan", options->plan, "whose prices it pays; default: standard")->type_name("PLAN");
+  create->add_option("--plan", options->plan, "of who sells to it; default: standard")->type_name("PLAN");
+  create->add_option("--kind", options->kind, "tenant (default), reseller or peer; resellers sell on")
+      ->type_name("KIND")
+      ->check(CLI::IsMember({"tenant", "reseller", "peer"}));
+  create->add_option("--parent", options->parent, "the reseller it buys from; default: the house")->type_name("NAME");
+  create->add_option("--time-zone", options->time_zone, "where its months begin, IANA; default: its seller's")
+      ->type_name("ZONE");
   create->add_option("--credit-limit", options->credit_limit, "how far below zero the balance may go; default: prepaid")
       ->type_name("AMOUNT");
   AddIdempotencyKey(*create, &options->idempotency_key);
@@ -149,6 +180,14 @@ void AddTenantCommands(CLI::App& app, Invocation& invocation) {
                               "gantry tenant list\ngantry tenant list --json",
                               [=, &invocation] { return ListTenants(*options, invocation); });
   list->add_flag("--json", options->json, "as JSON");
+
+  CLI::App* subscribe = AddCommand(*group, invocation, "subscribe", "let another plan of its seller price a tenant",
+                                   "gantry tenant subscribe acme --plan partners --from 2027-01-01",
+                                   [=, &invocation] { return SubscribeTenant(*options, invocation); });
+  subscribe->add_option("NAME", options->name, "the tenant")->required();
+  subscribe->add_option("--plan", options->plan, "of who sells to it")->required()->type_name("PLAN");
+  subscribe->add_option("--from", options->from, "from when on, UTC; default: now")->type_name("TIME");
+  AddIdempotencyKey(*subscribe, &options->idempotency_key);
 
   const struct {
     const char* name;
