@@ -84,6 +84,7 @@ absl::StatusOr<v1::Invoice> Draft(Database& db, const PartyRow& party, const std
   invoice.set_period(label);
   invoice.set_period_from_us(period.from_us);
   invoice.set_period_to_us(period.to_us);
+  invoice.set_time_zone(party.time_zone);
   invoice.set_currency(party.currency);
   invoice.set_minor_digits(static_cast<uint32_t>(MinorDigits(party.currency)));
   Totals totals;

@@ -34,8 +34,32 @@ const char* ClassText(v1::TokenClass token_class) {
   }
 }
 
-std::string Day(int64_t time_us) {
-  return absl::FormatTime("%Y-%m-%d", absl::FromUnixMicros(time_us), absl::UTCTimeZone());
+// What a line charges for: "Output tokens, contexts from 200,000".
+std::string WhatText(const v1::InvoiceLine& line) {
+  if (line.kind() == "allowance") return "Free allowance";
+  if (line.kind() == "commitment") return "Minimum commitment";
+  std::string text = ClassText(line.token_class());
+  if (line.context_from() > 0) {
+    absl::StrAppend(&text, ", contexts from ", document::Figure(static_cast<int64_t>(line.context_from()), 0, 0));
+  }
+  if (line.context_to() > 0) {
+    absl::StrAppend(&text, line.context_from() > 0 ? " below " : ", contexts below ",
+                    document::Figure(static_cast<int64_t>(line.context_to()), 0, 0));
+  }
+  return text;
+}
+
+// Where tiers make the price, the plan says which; the amount is what counts.
+std::string PriceText(const v1::InvoiceLine& line) {
+  if (line.kind() == "allowance" || line.kind() == "commitment") return "";
+  if (line.mode() == v1::TIER_MODE_GRADUATED || line.mode() == v1::TIER_MODE_VOLUME) return "by tier";
+  return document::Exact(line.price_micro_per_m(), 6, 2);
+}
+
+std::string Day(int64_t time_us, const v1::Invoice& invoice) {
+  absl::TimeZone zone = absl::UTCTimeZone();
+  absl::LoadTimeZone(invoice.time_zone(), &zone);
+  return absl::FormatTime("%Y-%m-%d", absl::FromUnixMicros(time_us), zone);
 }
 
 std::string Money(int64_t minor, const v1::Invoice& invoice) {
@@ -59,10 +83,11 @@ document::Table Lines(const v1::Invoice& invoice) {
   table.columns.push_back({"Price per million", Align::kRight});
   table.columns.push_back({absl::StrCat("Net ", invoice.currency()), Align::kRight});
   for (const v1::InvoiceLine& line : invoice.lines()) {
-    document::Row row{{line.model(), ClassText(line.token_class())}};
+    document::Row row{{line.model(), WhatText(line)}};
     if (versions) row.cells.push_back(absl::BytesToHexString(line.plan_version_id()).substr(0, 8));
-    row.cells.push_back(document::Figure(line.quantity(), 0, 0));
-    row.cells.push_back(document::Exact(line.price_micro_per_m(), 6, 2));
+    const bool counted = line.kind().empty() || line.kind() == "usage";
+    row.cells.push_back(counted ? document::Figure(line.quantity(), 0, 0) : "");
+    row.cells.push_back(PriceText(line));
     row.cells.push_back(Money(line.net_minor(), invoice));
     table.rows.push_back(std::move(row));
   }
@@ -93,8 +118,9 @@ document::Document InvoiceDocument(const v1::Invoice& invoice) {
       .pairs = {{"Invoice number", draft ? "given when it is final" : invoice.number()},
                 {"Account", invoice.party_name()},
                 // Half open in the message; people write the last day.
-                {"Period (UTC)",
-                 absl::StrCat(Day(invoice.period_from_us()), " to ", Day(invoice.period_to_us() - kMicrosecond))},
+                {absl::StrCat("Period (", invoice.time_zone().empty() ? "UTC" : invoice.time_zone(), ")"),
+                 absl::StrCat(Day(invoice.period_from_us(), invoice), " to ",
+                              Day(invoice.period_to_us() - kMicrosecond, invoice))},
                 {"Requests", document::Figure(invoice.requests(), 0, 0)}},
       .columns = 2});
   page.blocks.push_back(Lines(invoice));

@@ -34,8 +34,23 @@ const char* ClassName(v1::TokenClass token_class) {
   }
 }
 
-std::string Day(int64_t time_us) {
-  return absl::FormatTime("%Y-%m-%d", absl::FromUnixMicros(time_us), absl::UTCTimeZone());
+const char* ModeName(v1::TierMode mode) {
+  switch (mode) {
+    case v1::TIER_MODE_GRADUATED:
+      return "graduated";
+    case v1::TIER_MODE_VOLUME:
+      return "volume";
+    case v1::TIER_MODE_PACKAGE:
+      return "package";
+    default:
+      return "flat";
+  }
+}
+
+std::string Day(int64_t time_us, const v1::Invoice& invoice) {
+  absl::TimeZone zone = absl::UTCTimeZone();
+  absl::LoadTimeZone(invoice.time_zone(), &zone);
+  return absl::FormatTime("%Y-%m-%d", absl::FromUnixMicros(time_us), zone);
 }
 
 std::string Hex(const std::string& bytes) {
@@ -58,9 +73,13 @@ std::string FormatMinor(int64_t minor, uint32_t digits) {
 std::string InvoiceJson(const v1::Invoice& invoice) {
   nlohmann::ordered_json lines = nlohmann::ordered_json::array();
   for (const v1::InvoiceLine& line : invoice.lines()) {
-    lines.push_back({{"model", line.model()},
+    lines.push_back({{"kind", line.kind().empty() ? "usage" : line.kind()},
+                     {"model", line.model()},
                      {"token_class", ClassName(line.token_class())},
                      {"plan_version_id", Hex(line.plan_version_id())},
+                     {"context_from", line.context_from()},
+                     {"context_to", line.context_to()},
+                     {"mode", ModeName(line.mode())},
                      {"quantity", line.quantity()},
                      {"price_micro_per_m", line.price_micro_per_m()},
                      {"price_per_million", Decimal(line.price_micro_per_m(), 6)},
@@ -76,8 +95,8 @@ std::string InvoiceJson(const v1::Invoice& invoice) {
       {"party", invoice.party_name()},
       {"legal_name", invoice.legal_name()},
       {"period", invoice.period()},
-      {"from", Day(invoice.period_from_us())},
-      {"to_exclusive", Day(invoice.period_to_us())},
+      {"from", Day(invoice.period_from_us(), invoice)},
+      {"to_exclusive", Day(invoice.period_to_us(), invoice)},
       {"currency", invoice.currency()},
       {"requests", invoice.requests()},
       {"lines", std::move(lines)},
@@ -93,17 +112,19 @@ std::string InvoiceJson(const v1::Invoice& invoice) {
 
 std::string InvoiceCsv(const v1::Invoice& invoice) {
   std::string csv =
-      "number,state,seller,party,period,currency,model,token_class,plan_version_id,quantity,price_micro_per_m,"
-      "amount_pico,net\r\n";
+      "number,state,seller,party,period,currency,kind,model,token_class,context_from,context_to,mode,plan_version_id,"
+      "quantity,price_micro_per_m,amount_pico,net\r\n";
   const std::string head =
       absl::StrCat(Cell(invoice.number()), ",", Cell(invoice.state()), ",", Cell(invoice.seller()), ",",
                    Cell(invoice.party_name()), ",", Cell(invoice.period()), ",", Cell(invoice.currency()), ",");
   for (const v1::InvoiceLine& line : invoice.lines()) {
-    absl::StrAppend(&csv, head, Cell(line.model()), ",", ClassName(line.token_class()), ",",
-                    Hex(line.plan_version_id()), ",", line.quantity(), ",", line.price_micro_per_m(), ",",
-                    line.amount_pico(), ",", Decimal(line.net_minor(), invoice.minor_digits()), "\r\n");
+    absl::StrAppend(&csv, head, line.kind().empty() ? "usage" : line.kind(), ",", Cell(line.model()), ",",
+                    ClassName(line.token_class()), ",", line.context_from(), ",", line.context_to(), ",",
+                    ModeName(line.mode()), ",", Hex(line.plan_version_id()), ",", line.quantity(), ",",
+                    line.price_micro_per_m(), ",", line.amount_pico(), ",",
+                    Decimal(line.net_minor(), invoice.minor_digits()), "\r\n");
   }
-  absl::StrAppend(&csv, head, "total,,,,,", invoice.amount_pico(), ",",
+  absl::StrAppend(&csv, head, "total,,,,,,,,,", invoice.amount_pico(), ",",
                   Decimal(invoice.total_minor(), invoice.minor_digits()), "\r\n");
   return csv;
 }

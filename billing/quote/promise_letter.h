@@ -38,11 +38,11 @@ struct PromiseLetter {
   LetterParty seller, buyer;
   absl::CivilDay dated, open_until, starts_on, promised_until;  // days in the seller's time zone, inclusive
   std::vector<PromisedPrice> prices;                            // at least one
-  TierMode tier_mode = TierMode::kGraduated;  // what tiers mean: graduated or volume
-  int64_t minimum_micro_per_month = 0;  // charged at least; 0: none
-  int64_t free_micro_per_month = 0;     // not charged; 0: none
-  std::string tax;                      // "Prices are net of VAT."; may be empty
-  std::vector<std::string> conditions;  // further paragraphs: payment, abort policy, law
+  TierMode tier_mode = TierMode::kGraduated;                    // what tiers mean: graduated or volume
+  int64_t minimum_micro_per_month = 0;                          // charged at least; 0: none
+  int64_t free_micro_per_month = 0;                             // not charged; 0: none
+  std::string tax;                                              // "Prices are net of VAT."; may be empty
+  std::vector<std::string> conditions;                          // further paragraphs: payment, abort policy, law
 };
 
 // The one place that decides what the letter says and where. INVALID_ARGUMENT names what is missing or contradicts

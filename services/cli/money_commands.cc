@@ -9,8 +9,8 @@
 #include "services/cli/admin_client.h"
 #include "services/cli/command.h"
 #include "services/cli/money.h"
-#include "services/cli/plan_file.h"
 #include "services/cli/output_file.h"
+#include "services/cli/plan_file.h"
 #include "services/cli/table.h"
 #include "services/common/ids.h"
 

@@ -93,9 +93,8 @@ absl::StatusOr<v1::PlanVersion> FindVersion(const AdminClient& client, const std
     if (parts.size() == 1 || parts[1] == absl::StrCat(version.number())) found = &version;
   }
   if (found != nullptr) return *found;
-  return absl::NotFoundError(
-      absl::StrCat("there is no version `", name, "`", seller.empty() ? "" : " of ", seller,
-                   "; `gantry plan list` shows those there are"));
+  return absl::NotFoundError(absl::StrCat("there is no version `", name, "`", seller.empty() ? "" : " of ", seller,
+                                          "; `gantry plan list` shows those there are"));
 }
 
 // What a reseller buys at, with a markup on every price.
@@ -124,8 +123,10 @@ absl::StatusOr<int> PublishPlan(const PlanOptions& options, const Invocation& in
     *invocation.out << ExamplePlanFile();
     return 0;
   }
-  const int ways = !options.file.empty() + !options.markup.empty() + (!options.input.empty() || !options.output.empty());
-  if (ways != 1 || (!options.markup.empty() && options.seller.empty()) || (options.file.empty() && options.plan.empty()) ||
+  const int ways =
+      !options.file.empty() + !options.markup.empty() + (!options.input.empty() || !options.output.empty());
+  if (ways != 1 || (!options.markup.empty() && options.seller.empty()) ||
+      (options.file.empty() && options.plan.empty()) ||
       (options.file.empty() && options.markup.empty() && (options.input.empty() || options.output.empty()))) {
     return absl::InvalidArgumentError(
         "expected PLAN with --input and --output, or PLAN with --seller and --markup, or --file FILE");
@@ -233,8 +234,7 @@ absl::StatusOr<int> ListPlans(const PlanOptions& options, const Invocation& invo
                          {"package_size", line.package_size()},
                          {"price_micro_per_m", line.price_micro_per_m()}});
         for (const v1::PriceTier& tier : line.tiers()) {
-          lines.back()["tiers"].push_back(
-              {{"from", tier.from()}, {"price_micro_per_m", tier.price_micro_per_m()}});
+          lines.back()["tiers"].push_back({{"from", tier.from()}, {"price_micro_per_m", tier.price_micro_per_m()}});
         }
       }
       list.push_back({{"seller", version.seller_name()},
@@ -250,7 +250,8 @@ absl::StatusOr<int> ListPlans(const PlanOptions& options, const Invocation& invo
     *invocation.out << list.dump(2) << "\n";
     return 0;
   }
-  Table table({"SELLER", "PLAN", ">VERSION", "FROM (UTC)", "MODELS", "CLASS", "CONTEXT", ">PRICE PER MILLION", "CURRENCY"});
+  Table table(
+      {"SELLER", "PLAN", ">VERSION", "FROM (UTC)", "MODELS", "CLASS", "CONTEXT", ">PRICE PER MILLION", "CURRENCY"});
   for (const v1::PlanVersion& version : response.versions()) {
     for (const v1::PriceLine& line : version.lines()) {
       table.Add({version.seller_name(), version.plan(), absl::StrCat(version.number()),
@@ -284,14 +285,16 @@ void AddPlanCommands(CLI::App& app, Invocation& invocation) {
   publish->add_option("--file", options->file, "a TOML file: contexts, tiers, promise, commitment, allowance")
       ->type_name("FILE");
   publish->add_flag("--example", options->example, "print such a file");
-  publish->add_option("--seller", options->seller, "the reseller whose plan it is; default: the house")->type_name("NAME");
+  publish->add_option("--seller", options->seller, "the reseller whose plan it is; default: the house")
+      ->type_name("NAME");
   publish->add_option("--markup", options->markup, "what the seller pays now, and so many percent more")
       ->type_name("PERCENT");
   AddIdempotencyKey(*publish, &options->idempotency_key);
 
-  CLI::App* preview = AddCommand(*group, invocation, "preview", "what requests would cost, without booking anything",
-                                 "gantry plan preview standard --model demo --prompt 1000 --output 300 --requests 100000",
-                                 [=, &invocation] { return PreviewPlan(*options, invocation); });
+  CLI::App* preview =
+      AddCommand(*group, invocation, "preview", "what requests would cost, without booking anything",
+                 "gantry plan preview standard --model demo --prompt 1000 --output 300 --requests 100000",
+                 [=, &invocation] { return PreviewPlan(*options, invocation); });
   preview->add_option("PLAN", options->plan, "a plan, or PLAN:VERSION")->required();
   preview->add_option("--seller", options->seller, "whose plan; default: any")->type_name("NAME");
   preview->add_option("--model", options->model, "the model asked for")->required()->type_name("NAME");

@@ -79,7 +79,8 @@ class Reader {
   absl::Status NothingElse() const {
     for (const auto& [key, node] : table_) {
       if (std::find(taken_.begin(), taken_.end(), key.str()) != taken_.end()) continue;
-      return Error(&node, absl::StrCat("`", std::string(key.str()), "` is not known here; expected one of ", absl::StrJoin(taken_, ", ")));
+      return Error(&node, absl::StrCat("`", std::string(key.str()), "` is not known here; expected one of ",
+                                       absl::StrJoin(taken_, ", ")));
     }
     return absl::OkStatus();
   }
@@ -154,9 +155,8 @@ absl::StatusOr<v1::PublishPlanVersionRequest> ParsePlanFile(absl::string_view te
   try {
     table = toml::parse(std::string_view(text.data(), text.size()), file_name);
   } catch (const toml::parse_error& error) {
-    return absl::InvalidArgumentError(absl::StrCat(file_name, ", line ",
-                                                   static_cast<int64_t>(error.source().begin.line), ": ",
-                                                   std::string(error.description())));
+    return absl::InvalidArgumentError(absl::StrCat(
+        file_name, ", line ", static_cast<int64_t>(error.source().begin.line), ": ", std::string(error.description())));
   }
   Reader reader(table, file_name);
   v1::PublishPlanVersionRequest request;

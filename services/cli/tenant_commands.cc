@@ -127,8 +127,7 @@ absl::StatusOr<int> SubscribeTenant(const TenantOptions& options, const Invocati
     request.set_from_us(from);
   }
   GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
-  GANTRY_ASSIGN_OR_RETURN(const v1::Party party,
-                          client.CallOnce(&Admin::Subscribe, request, options.idempotency_key));
+  GANTRY_ASSIGN_OR_RETURN(const v1::Party party, client.CallOnce(&Admin::Subscribe, request, options.idempotency_key));
   *invocation.out << party.name() << " pays the prices of `" << options.plan << "` for requests from "
                   << (options.from.empty() ? "now" : options.from) << " on\n";
   return 0;
