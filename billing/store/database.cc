@@ -13,13 +13,30 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "billing/store/online_copy.h"
 #include "engine/base/check.h"
+#include "engine/base/status_macros.h"
 #include "services/common/file.h"
 
 namespace gantry::billing {
 namespace {
 
-absl::Status FromSqlite(int code, const std::string& message) {
+// Debian 12's. STRICT needs 3.37; sessions and RETURNING are older.
+constexpr int kSqliteVersionMin = 3'040'000;
+// What the log's file keeps of a peak once it begins anew.
+constexpr int kWalFileBytesKept = 32 << 20;
+// Steps of SQLite's machine (some 10 ns each) between two looks at the deadline.
+constexpr int kStepsBetweenLooks = 4000;
+// How long a statement waits for a lock. Only a program that has no business here holds one.
+constexpr int kBusyMs = 2000;
+
+std::string DirectoryOf(const std::string& path) {
+  return std::filesystem::absolute(path).parent_path().string();
+}
+
+}  // namespace
+
+absl::Status SqliteStatus(int code, const std::string& message) {
   switch (code & 0xff) {
     case SQLITE_FULL:
       return absl::ResourceExhaustedError(absl::StrCat("the disk of the database is full: ", message));
@@ -27,8 +44,35 @@ absl::Status FromSqlite(int code, const std::string& message) {
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
       return absl::DataLossError(absl::StrCat("database: ", message));
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+    case SQLITE_PROTOCOL:
+      return absl::UnavailableError(
+          absl::StrCat("database: ", message, "; another program has the file open and must not (rule R13): end it"));
+    case SQLITE_INTERRUPT:
+      return absl::DeadlineExceededError("the query took too long; ask for less at once, or on a copy of the books");
     default:
       return absl::InternalError(absl::StrCat("database: ", message));
+  }
+}
+
+namespace {
+
+// Whether a code speaks of the files and not of the statement.
+bool IsOfDisk(int code) {
+  switch (code & 0xff) {
+    case SQLITE_FULL:
+    case SQLITE_IOERR:
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+    case SQLITE_CANTOPEN:
+    case SQLITE_READONLY:
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+    case SQLITE_PROTOCOL:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -98,16 +142,24 @@ bool Rows::IsNull(int column) const {
 
 // ---- Database ----
 
-absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path, Mode mode) {
+absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path, Mode mode, const char* vfs) {
   GANTRY_CHECK(sqlite3_threadsafe() != 0, "SQLite is built for threads");
+  if (sqlite3_libversion_number() < kSqliteVersionMin) {
+    return absl::FailedPreconditionError(absl::StrCat("SQLite ", sqlite3_libversion(), " is too old: expected ",
+                                                      kSqliteVersionMin / 1'000'000, ".",
+                                                      kSqliteVersionMin / 1'000 % 1'000, " or newer"));
+  }
   // Counting every allocation under a lock costs a tenth of the writer's time. Refused once SQLite runs already.
   static const int configured = sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
   (void)configured;
   int lock_fd = -1;
-  if (mode == Mode::kWriter) {
+  if (vfs != nullptr) {
+    // Its files are not the machine's.
+  } else if (mode == Mode::kWriter) {
     absl::StatusOr<int> lock = LockBeside(path);
     if (!lock.ok()) return lock.status();
     lock_fd = *lock;
+    const bool is_new = access(path.c_str(), F_OK) != 0;
     int fd = open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0) {
       int error = errno;
@@ -115,24 +167,32 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
       return absl::PermissionDeniedError(absl::StrCat("cannot write ", path, ": ", std::strerror(error)));
     }
     close(fd);
+    // SQLite syncs the directory for its logs only; the name of the database must not go at power loss either.
+    absl::Status named = is_new ? PosixFileSystem()->SyncDirectory(DirectoryOf(path)) : absl::OkStatus();
+    if (!named.ok()) {
+      close(lock_fd);
+      return named;
+    }
   } else if (access(path.c_str(), R_OK) != 0) {
     return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
   }
   sqlite3* handle = nullptr;
-  const int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE;
-  int code = sqlite3_open_v2(path.c_str(), &handle, flags, nullptr);
+  const int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE | (vfs != nullptr ? SQLITE_OPEN_CREATE : 0);
+  int code = sqlite3_open_v2(path.c_str(), &handle, flags, vfs);
   std::unique_ptr<Database> database(new Database(handle));
   database->lock_fd_ = lock_fd;
-  if (code != SQLITE_OK) return FromSqlite(code, absl::StrCat(path, ": ", sqlite3_errmsg(handle)));
+  if (code != SQLITE_OK) return SqliteStatus(code, absl::StrCat(path, ": ", sqlite3_errmsg(handle)));
   sqlite3_extended_result_codes(handle, 1);
-  sqlite3_busy_timeout(handle, 5000);
+  sqlite3_busy_timeout(handle, kBusyMs);
   database->Script(
       "PRAGMA mmap_size = 0; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -4096; PRAGMA "
       "temp_store = MEMORY;");
   if (mode == Mode::kWriter) {
-    database->Script(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = "
-        "1000;");
+    database->Script(absl::StrCat("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 0; "
+                                  "PRAGMA journal_size_limit = ",
+                                  kWalFileBytesKept)
+                         .c_str());
+    sqlite3_wal_hook(handle, &Database::OnCommit, database.get());
     {
       Rows rows = database->Query("PRAGMA journal_mode");
       if (rows.Next() && rows.Text(0) != "wal")
@@ -147,6 +207,7 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
   } else {
     database->Script("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0;");
   }
+  sqlite3_progress_handler(handle, kStepsBetweenLooks, &Database::OnProgress, database.get());
   absl::Status error = database->TakeError();
   if (!error.ok()) return absl::Status(error.code(), absl::StrCat(path, ": ", error.message()));
   return database;
@@ -214,43 +275,67 @@ void Database::Bind(sqlite3_stmt* statement, int position, std::nullptr_t) {
 }
 
 absl::Status Database::BackupTo(const std::string& path) {
-  const std::string part = path + ".part";
-  unlink(part.c_str());
-  int fd = open(part.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
-  if (fd < 0) return absl::PermissionDeniedError(absl::StrCat("cannot write ", part, ": ", std::strerror(errno)));
-  sqlite3* copy = nullptr;
-  int code = sqlite3_open_v2(part.c_str(), &copy, SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE, nullptr);
-  if (code == SQLITE_OK) {
-    sqlite3_backup* backup = sqlite3_backup_init(copy, "main", handle_, "main");
-    if (backup != nullptr) {
-      sqlite3_backup_step(backup, -1);
-      sqlite3_backup_finish(backup);
-    }
-    code = sqlite3_errcode(copy);
-  }
-  absl::Status status = code == SQLITE_OK ? absl::OkStatus() : FromSqlite(code, sqlite3_errmsg(copy));
-  sqlite3_close(copy);
-  if (status.ok() && fsync(fd) != 0) status = absl::DataLossError(absl::StrCat("fsync: ", std::strerror(errno)));
-  close(fd);
-  if (status.ok() && rename(part.c_str(), path.c_str()) != 0) {
-    status = absl::PermissionDeniedError(absl::StrCat("rename: ", std::strerror(errno)));
-  }
-  if (status.ok()) return PosixFileSystem()->SyncDirectory(std::filesystem::absolute(path).parent_path().string());
-  unlink(part.c_str());
-  return absl::Status(status.code(), absl::StrCat("copying the database to ", path, ": ", status.message()));
+  GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<OnlineCopy> copy, OnlineCopy::Start(*this, path));
+  GANTRY_RETURN_IF_ERROR(copy->Step(-1).status());
+  return copy->Finish();
 }
+
+// ---- the write-ahead log ----
+
+int Database::OnCommit(void* self, sqlite3*, const char*, int frames) {
+  static_cast<Database*>(self)->wal_frames_ = frames;
+  return SQLITE_OK;
+}
+
+absl::StatusOr<WalFrames> Database::Checkpoint(bool restart, std::chrono::milliseconds wait) {
+  WalFrames frames;
+  sqlite3_busy_timeout(handle_, static_cast<int>(wait.count()));
+  const int code = sqlite3_wal_checkpoint_v2(
+      handle_, "main", restart ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_PASSIVE, &frames.all, &frames.checkpointed);
+  absl::Status status = code == SQLITE_OK ? absl::OkStatus() : SqliteStatus(code, sqlite3_errmsg(handle_));
+  sqlite3_busy_timeout(handle_, kBusyMs);
+  if (code == SQLITE_BUSY) return absl::UnavailableError("readers still need the write-ahead log");
+  if (!status.ok()) return absl::Status(status.code(), absl::StrCat("checkpoint: ", status.message()));
+  if (restart) wal_frames_ = 0;
+  return frames;
+}
+
+// ---- time limits ----
+
+int Database::OnProgress(void* self) {
+  auto* database = static_cast<Database*>(self);
+  if (database->interrupted_.load(std::memory_order_relaxed)) return 1;
+  if (database->deadline_ == std::chrono::steady_clock::time_point::max()) return 0;
+  return std::chrono::steady_clock::now() >= database->deadline_ ? 1 : 0;
+}
+
+void Database::SetDeadline(std::chrono::steady_clock::time_point deadline) {
+  interrupted_ = false;
+  deadline_ = deadline;
+}
+
+void Database::ClearDeadline() {
+  interrupted_ = false;
+  deadline_ = std::chrono::steady_clock::time_point::max();
+}
+
+// ---- errors ----
 
 void Database::Fail(absl::Status error) {
   if (ok()) error_ = std::move(error);
 }
 
 void Database::Remember(int code) {
-  if (ok()) error_ = FromSqlite(code, sqlite3_errmsg(handle_));
+  if (!ok()) return;
+  error_ = SqliteStatus(code, sqlite3_errmsg(handle_));
+  error_is_of_disk_ = IsOfDisk(code);
 }
 
-absl::Status Database::TakeError() {
+absl::Status Database::TakeError(bool* disk) {
   absl::Status error = std::move(error_);
   error_ = absl::OkStatus();
+  if (disk != nullptr) *disk = error_is_of_disk_;
+  error_is_of_disk_ = false;
   return error;
 }
 

@@ -4,12 +4,15 @@
 // nothing and read nothing until TakeError. The writer asks once per command, so that commands need no check after each
 // line, and a command whose reads failed can never commit what it concluded from them.
 //
-// Rule R13: one connection writes and checkpoints, on one thread; others read only. SQLite 3.40.1 may lose commits when
-// two connections do. No mmap. `synchronous` is FULL and asserted.
+// Rule R13: one connection writes and checkpoints, on one thread; others read only. SQLite before 3.51.3 may lose commits
+// when two connections do, so nothing here checkpoints by itself: Checkpoint() is called between commits, by the writer.
+// No mmap. SQLite's version and `synchronous` = FULL are asserted at open.
 //
-// Threads: one thread at a time per Database.
+// Threads: one thread at a time per Database, except Interrupt.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -25,6 +28,9 @@ struct sqlite3;
 struct sqlite3_stmt;
 
 namespace gantry::billing {
+
+// SQLite's result code as a status; the one place where they are translated.
+absl::Status SqliteStatus(int code, const std::string& message);
 
 // Bound as BLOB; plain strings are bound as TEXT.
 struct Blob {
@@ -58,12 +64,19 @@ class Rows {
   bool* busy_;               // of the kept statement; null: this one is ours alone
 };
 
+// Frames of the write-ahead log: all, and those that are in the database file as well.
+struct WalFrames {
+  int all = 0;
+  int checkpointed = 0;
+};
+
 class Database {
  public:
   enum class Mode { kWriter, kReader };
   // A writer creates the file (0600) when there is none. Errors name the path: NOT_FOUND, PERMISSION_DENIED, DATA_LOSS
   // (not a database), FAILED_PRECONDITION (in use by another process: the writer holds a lock file beside it).
-  static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path, Mode mode);
+  // `vfs`: a registered SQLite VFS that keeps files of its own (tests); null: the machine's files.
+  static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path, Mode mode, const char* vfs = nullptr);
   ~Database();
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
@@ -95,15 +108,34 @@ class Database {
   // replaced only by a complete one. Not inside a transaction.
   absl::Status BackupTo(const std::string& path);
 
+  // ---- the write-ahead log; the writer's alone ----
+  // Frames that the last commit left behind.
+  int wal_frames() const { return wal_frames_; }
+  // Copies into the database file what no reader still needs in the log. `restart`: also waits, at most `wait`, for the
+  // readers, cuts the file and begins it anew; UNAVAILABLE when they did not end in time. Not inside a transaction.
+  absl::StatusOr<WalFrames> Checkpoint(bool restart = false,
+                                       std::chrono::milliseconds wait = std::chrono::milliseconds(0));
+
+  // ---- time limits ----
+  // Statements that run or begin after `deadline` end with DEADLINE_EXCEEDED, until ClearDeadline.
+  void SetDeadline(std::chrono::steady_clock::time_point deadline);
+  void ClearDeadline();
+  // Any thread: the same at once.
+  void Interrupt() { interrupted_ = true; }
+
   bool ok() const { return error_.ok(); }
   // As if a statement had failed with `error`: what found the books wrong in the middle of a command says so here.
   void Fail(absl::Status error);
-  // The first error since the last call, as RESOURCE_EXHAUSTED (disk full), DATA_LOSS (I/O, corruption) or INTERNAL.
-  absl::Status TakeError();
+  // The first error since the last call, as RESOURCE_EXHAUSTED (disk full), DATA_LOSS (I/O, corruption), UNAVAILABLE
+  // (locked by somebody else), DEADLINE_EXCEEDED or INTERNAL. *disk (may be null): whether it says that the files cannot
+  // be used, and not only that a statement was wrong.
+  absl::Status TakeError(bool* disk = nullptr);
   // False once SQLite has rolled a transaction back by itself, as it does when the disk is full.
   bool InTransaction() const;
   int64_t LastRowId() const;
   int64_t Changes() const;
+  // For what SQLite alone can do: sessions, backups.
+  sqlite3* handle() const { return handle_; }
 
  private:
   friend class Rows;
@@ -131,10 +163,17 @@ class Database {
     sqlite3_stmt* statement = nullptr;
     bool busy = false;
   };
+  static int OnCommit(void* self, sqlite3*, const char*, int frames);
+  static int OnProgress(void* self);
+
   sqlite3* handle_;
   int lock_fd_ = -1;
   std::unordered_map<const char*, Cached> statements_;  // by the address of the literal
   absl::Status error_;
+  bool error_is_of_disk_ = false;
+  int wal_frames_ = 0;
+  std::chrono::steady_clock::time_point deadline_ = std::chrono::steady_clock::time_point::max();
+  std::atomic<bool> interrupted_{false};
 };
 
 }  // namespace gantry::billing

@@ -10,18 +10,9 @@ namespace {
 
 constexpr int64_t kApplicationId = 0x474e5459;  // GNTY, set by the first migration
 
-absl::StatusOr<int64_t> VersionOf(Database& database) {
-  int64_t version = 0;
-  {
-    Rows rows = database.Query("PRAGMA user_version");
-    if (rows.Next()) version = rows.Int(0);
-  }
-  GANTRY_RETURN_IF_ERROR(database.TakeError());
-  return version;
-}
-
-absl::Status Step(Database& database, const std::string& path, const Migration& migration, int64_t version) {
-  if (version > 0) {
+absl::Status Step(Database& database, const std::string& path, const Migration& migration, int64_t version,
+                  bool copies) {
+  if (version > 0 && copies) {
     const std::string copy = absl::StrCat(path, ".before-", migration.name);
     GANTRY_RETURN_IF_ERROR(database.BackupTo(copy));
     Log(LogLevel::kInfo, "migrating the database", {{"step", migration.name}, {"copy", copy}});
@@ -46,8 +37,19 @@ absl::Status Step(Database& database, const std::string& path, const Migration& 
 
 }  // namespace
 
-absl::Status ApplySchema(Database& database, const std::string& path, absl::Span<const Migration> migrations) {
-  GANTRY_ASSIGN_OR_RETURN(int64_t version, VersionOf(database));
+absl::StatusOr<int64_t> SchemaVersion(Database& database) {
+  int64_t version = 0;
+  {
+    Rows rows = database.Query("PRAGMA user_version");
+    if (rows.Next()) version = rows.Int(0);
+  }
+  GANTRY_RETURN_IF_ERROR(database.TakeError());
+  return version;
+}
+
+absl::Status ApplySchema(Database& database, const std::string& path, absl::Span<const Migration> migrations,
+                         bool copies) {
+  GANTRY_ASSIGN_OR_RETURN(int64_t version, SchemaVersion(database));
   const auto known = static_cast<int64_t>(migrations.size());
   if (version > known) {
     return absl::FailedPreconditionError(absl::StrCat("the database has schema version ", version,
@@ -64,7 +66,7 @@ absl::Status ApplySchema(Database& database, const std::string& path, absl::Span
   }
   for (; version < known; ++version) {
     const Migration& migration = migrations[static_cast<size_t>(version)];
-    absl::Status status = Step(database, path, migration, version);
+    absl::Status status = Step(database, path, migration, version, copies);
     if (!status.ok()) {
       return absl::Status(status.code(), absl::StrCat("migration ", migration.name, ": ", status.message()));
     }

@@ -7,9 +7,11 @@
 // that was published is never edited: the next one corrects it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
 namespace gantry::billing {
@@ -24,8 +26,11 @@ struct Migration {
 absl::Span<const Migration> Migrations();
 
 // Creates or migrates the database of `path`, each step in a transaction of its own. FAILED_PRECONDITION when the
-// database is newer than `migrations`; what failed names its step and leaves the version before it.
+// database is newer than `migrations`; what failed names its step and leaves the version before it. `copies`: whether
+// to leave them.
 absl::Status ApplySchema(Database& database, const std::string& path,
-                         absl::Span<const Migration> migrations = Migrations());
+                         absl::Span<const Migration> migrations = Migrations(), bool copies = true);
+// 0: empty.
+absl::StatusOr<int64_t> SchemaVersion(Database& database);
 
 }  // namespace gantry::billing

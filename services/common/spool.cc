@@ -1,7 +1,6 @@
 #include "services/common/spool.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cstring>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
+#include "services/common/crc32c.h"
 
 namespace gantry {
 namespace {
@@ -20,22 +20,6 @@ constexpr size_t kHeaderBytes = 4 + 4 + 8 + 4;
 constexpr char kSuffix[] = ".spool";
 // How long a failing spool waits before it looks whether the disk is well again.
 constexpr absl::Duration kProbeAfter = absl::Seconds(1);
-
-// CRC-32C (Castagnoli), reflected polynomial 0x82F63B78.
-uint32_t Crc32c(absl::string_view bytes) {
-  static const auto table = [] {
-    std::array<uint32_t, 256> t{};
-    for (uint32_t i = 0; i < 256; ++i) {
-      uint32_t crc = i;
-      for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) ? 0x82F63B78u : 0);
-      t[i] = crc;
-    }
-    return t;
-  }();
-  uint32_t crc = ~0u;
-  for (const char byte : bytes) crc = (crc >> 8) ^ table[(crc ^ static_cast<unsigned char>(byte)) & 0xFF];
-  return ~crc;
-}
 
 template <typename T>
 void Put(T value, std::string* out) {
