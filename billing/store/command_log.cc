@@ -154,17 +154,17 @@ absl::Status CommandLogReader::ReadEpoch(uint32_t epoch, int64_t after, int64_t 
       if (seen >= 0 && sequence == seen && record.body != seen_body) {
         return absl::DataLossError(absl::StrCat(segments[i].path, ": record ", sequence, " is not what it was before"));
       }
-      if (seen >= 0 && (sequence > seen + 1 || sequence < seen)) {
-        return absl::OutOfRangeError(absl::StrCat("records after ", seen, " of epoch ", epoch, " are missing: ",
-                                                  segments[i].path, " goes on with ", sequence));
+      if (sequence < seen) {
+        return absl::DataLossError(
+            absl::StrCat(segments[i].path, ": record ", sequence, " after ", seen, " of epoch ", epoch));
       }
       const bool is_new = sequence != seen;
       seen = sequence;
       seen_body = record.body;
       if (!is_new || sequence <= after || sequence > until) continue;
       if (sequence != *last + 1) {
-        return absl::OutOfRangeError(absl::StrCat("the command log begins with ", sequence, " of epoch ", epoch,
-                                                  ", expected ", *last + 1, "; an older backup than the log is no help"));
+        return absl::OutOfRangeError(absl::StrCat("records ", *last + 1, " to ", sequence - 1, " of epoch ", epoch,
+                                                  " are not in the command log: take a backup made after them"));
       }
       if (apply) GANTRY_RETURN_IF_ERROR(apply(record));
       *last = sequence;
@@ -220,14 +220,16 @@ absl::Status CommandLogReader::Replay(const BooksPosition& from,
 
 absl::StatusOr<LogRecord> CommandLogReader::Last(uint32_t epoch) const {
   const auto found = epochs_.find(epoch);
-  if (found != epochs_.end()) {
-    for (auto segment = found->second.segments.rbegin(); segment != found->second.segments.rend(); ++segment) {
-      std::vector<LogRecord> records;
-      GANTRY_RETURN_IF_ERROR(ReadSegment(*segment, &records));
-      if (!records.empty()) return std::move(records.back());
-    }
+  if (found == epochs_.end()) return absl::NotFoundError(absl::StrCat("epoch ", epoch, " is not in the command log"));
+  for (auto segment = found->second.segments.rbegin(); segment != found->second.segments.rend(); ++segment) {
+    std::vector<LogRecord> records;
+    GANTRY_RETURN_IF_ERROR(ReadSegment(*segment, &records));
+    if (!records.empty()) return std::move(records.back());
   }
-  return absl::NotFoundError(absl::StrCat("no record of epoch ", epoch));
+  LogRecord none;
+  none.position = {epoch, found->second.segments.front().first - 1};
+  none.type = LogRecord::kSegment;
+  return none;
 }
 
 // ---- writing ----
@@ -240,15 +242,9 @@ absl::StatusOr<std::unique_ptr<CommandLog>> CommandLog::Open(Options options, co
   std::unique_ptr<CommandLog> log(new CommandLog(std::move(options)));
   absl::StatusOr<LogRecord> again = reader.Last(last.epoch);
   if (!again.ok() && !absl::IsNotFound(again.status())) return again.status();
-  if (again.ok() && again->position != last) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the command log in ", log->options_.directory, " ends at ", again->position.sequence, " of epoch ",
-        last.epoch, ", the books are at ", last.sequence,
-        ": it is not complete any more; move it away, start once without a command log, then make a backup"));
-  }
-  BooksPosition first{last.epoch, again.ok() ? last.sequence : last.sequence + 1};
-  GANTRY_RETURN_IF_ERROR(log->Begin(first, continues));
-  if (again.ok()) GANTRY_RETURN_IF_ERROR(log->Append(*again));
+  const bool has_last = again.ok() && again->type != LogRecord::kSegment && again->position == last;
+  GANTRY_RETURN_IF_ERROR(log->Begin({last.epoch, has_last ? last.sequence : last.sequence + 1}, continues));
+  if (has_last) GANTRY_RETURN_IF_ERROR(log->Append(*again));
   return log;
 }
 

@@ -64,7 +64,8 @@ class CommandLogReader {
   // An error of `apply` ends it.
   absl::Status Replay(const BooksPosition& from, const std::function<absl::Status(const LogRecord&)>& apply,
                       BooksPosition* end) const;
-  // The last record of an epoch; NOT_FOUND when there is none.
+  // The last record of an epoch; of one that has begun and holds none yet, kSegment at the position before its first.
+  // NOT_FOUND: no such epoch.
   absl::StatusOr<LogRecord> Last(uint32_t epoch) const;
 
  private:
@@ -94,7 +95,8 @@ class CommandLog {
     Id16 books_id;
     int64_t segment_bytes = 64 << 20;
   };
-  // Goes on after `last`; `continues` for the first segment of an epoch. Makes the directory. Errors name the path.
+  // Goes on after `last`; `continues` for the first segment of an epoch. Makes the directory. REQUIRES: the log does not
+  // go further. Errors name the path.
   static absl::StatusOr<std::unique_ptr<CommandLog>> Open(Options options, const BooksPosition& last,
                                                           const BooksPosition& continues = {});
 

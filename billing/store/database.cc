@@ -28,7 +28,7 @@ constexpr int kWalFileBytesKept = 32 << 20;
 // Steps of SQLite's machine (some 10 ns each) between two looks at the deadline.
 constexpr int kStepsBetweenLooks = 4000;
 // How long a statement waits for a lock. Only a program that has no business here holds one.
-constexpr int kBusyMs = 2000;
+constexpr int kBusyMs = 500;
 
 std::string DirectoryOf(const std::string& path) {
   return std::filesystem::absolute(path).parent_path().string();

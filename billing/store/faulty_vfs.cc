@@ -143,9 +143,9 @@ struct FaultyVfs::Impl {
     open->node = found->second;
     open->path = key;
     open->delete_on_close = (flags & SQLITE_OPEN_DELETEONCLOSE) != 0;
-    // As the machine's VFS: the directory is synced with the first sync of a new log. Database::Open does it for the
-    // database.
-    open->sync_directory = is_new && (flags & (SQLITE_OPEN_WAL | SQLITE_OPEN_MAIN_JOURNAL)) != 0;
+    // As the machine's VFS: the directory is synced with a log's first sync. Database::Open does it for the database.
+    open->sync_directory =
+        (flags & SQLITE_OPEN_CREATE) != 0 && (flags & (SQLITE_OPEN_WAL | SQLITE_OPEN_MAIN_JOURNAL)) != 0;
     if (is_new && (flags & SQLITE_OPEN_MAIN_DB) != 0) self->durable_names[key] = found->second;
     if (out_flags != nullptr) *out_flags = flags;
     return SQLITE_OK;

@@ -11,8 +11,8 @@ namespace {
 constexpr int64_t kApplicationId = 0x474e5459;  // GNTY, set by the first migration
 
 absl::Status Step(Database& database, const std::string& path, const Migration& migration, int64_t version,
-                  bool copies) {
-  if (version > 0 && copies) {
+                  bool copy_first) {
+  if (copy_first) {
     const std::string copy = absl::StrCat(path, ".before-", migration.name);
     GANTRY_RETURN_IF_ERROR(database.BackupTo(copy));
     Log(LogLevel::kInfo, "migrating the database", {{"step", migration.name}, {"copy", copy}});
@@ -51,6 +51,7 @@ absl::Status ApplySchema(Database& database, const std::string& path, absl::Span
                          bool copies) {
   GANTRY_ASSIGN_OR_RETURN(int64_t version, SchemaVersion(database));
   const auto known = static_cast<int64_t>(migrations.size());
+  const bool holds_something = version > 0;
   if (version > known) {
     return absl::FailedPreconditionError(absl::StrCat("the database has schema version ", version,
                                                       ", this program knows up to ", known,
@@ -66,7 +67,7 @@ absl::Status ApplySchema(Database& database, const std::string& path, absl::Span
   }
   for (; version < known; ++version) {
     const Migration& migration = migrations[static_cast<size_t>(version)];
-    absl::Status status = Step(database, path, migration, version, copies);
+    absl::Status status = Step(database, path, migration, version, copies && holds_something);
     if (!status.ok()) {
       return absl::Status(status.code(), absl::StrCat("migration ", migration.name, ": ", status.message()));
     }

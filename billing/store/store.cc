@@ -63,6 +63,10 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(Options options) {
   // A process that died of a failed sync may have left log pages that are in the kernel's memory only and count as
   // clean. Whatever the log holds goes into the database file, synced, before anything is built on it.
   GANTRY_RETURN_IF_ERROR(named(writer.Checkpoint(true, std::chrono::milliseconds(1000)).status()));
+  if (o.vfs == nullptr) {
+    // SQLite syncs the directory for a new log and does not look whether that worked.
+    GANTRY_RETURN_IF_ERROR(PosixFileSystem()->SyncDirectory(std::filesystem::absolute(o.path).parent_path().string()));
+  }
   GANTRY_RETURN_IF_ERROR(named(store->OpenLog()));
   for (int i = 0; i < o.readers; ++i) {
     auto reader = std::make_unique<Reader>();
@@ -153,10 +157,13 @@ absl::Status Store::CatchUp(const std::string& directory) {
     Log(LogLevel::kWarning, "the command log was ahead of the books: applied",
         {{"records", records}, {"sequence", end.sequence}});
   }
-  if (log.Last(lineage.position.epoch).status().code() == absl::StatusCode::kNotFound) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(directory, " holds no command log of these books, and they had one until now: give the directory ",
-                     "that they used, or start once without a command log, then make a backup"));
+  const absl::StatusOr<LogRecord> last = log.Last(lineage.position.epoch);
+  if (!last.ok() && !absl::IsNotFound(last.status())) return last.status();
+  if (!last.ok() || last->position != end) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the command log in ", directory, " ends at ", last.ok() ? last->position.sequence : 0, ", the books are at ",
+        end.sequence, " of epoch ", end.epoch, ": it is not complete. Give the directory that these books used, or start ",
+        "once without a command log, then make a backup"));
   }
   return absl::OkStatus();
 }

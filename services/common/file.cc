@@ -114,6 +114,18 @@ FileSystem* PosixFileSystem() {
 
 // ---- in memory ----
 
+namespace {
+
+constexpr size_t kSector = 512;  // what a disk writes whole
+
+// How much of what is not durable survives: often nothing or all, for these are what programs forget.
+uint64_t SurvivalPercent(std::mt19937_64& random) {
+  static constexpr uint64_t kPercent[] = {0, 100, 50, 10, 90};
+  return kPercent[random() % 5];
+}
+
+}  // namespace
+
 class FaultyFileSystem::OpenFile final : public File {
  public:
   OpenFile(FaultyFileSystem* owner, std::shared_ptr<Node> node) : owner_(owner), node_(std::move(node)) {}
@@ -121,15 +133,22 @@ class FaultyFileSystem::OpenFile final : public File {
   absl::Status Append(absl::string_view bytes) override {
     std::lock_guard lock(owner_->mutex_);
     const absl::Status status = owner_->Count();
-    if (!status.ok()) bytes = bytes.substr(0, bytes.size() / 2);
-    node_->bytes.append(bytes.data(), bytes.size());
+    if (!status.ok()) {
+      bytes = bytes.substr(0, owner_->by_chance_ ? owner_->random_() % (bytes.size() + 1) : bytes.size() / 2);
+      // Where there is no room there is none for the last byte.
+      if (absl::IsResourceExhausted(status) && !bytes.empty()) bytes.remove_suffix(1);
+    }
+    node_->unsynced.push_back({node_->visible.size(), std::string(bytes)});
+    node_->visible.append(bytes.data(), bytes.size());
     return status;
   }
   absl::Status Sync() override {
     std::lock_guard lock(owner_->mutex_);
-    if (absl::Status status = owner_->Count(); !status.ok()) return status;
-    node_->synced = node_->bytes.size();
-    return absl::OkStatus();
+    const absl::Status status = owner_->Count();
+    const uint64_t percent = status.ok() ? 100 : owner_->by_chance_ ? SurvivalPercent(owner_->random_) : 0;
+    for (const Write& write : node_->unsynced) ApplySome(write, percent, owner_->random_, &node_->durable);
+    node_->unsynced.clear();
+    return status;
   }
 
  private:
@@ -137,14 +156,38 @@ class FaultyFileSystem::OpenFile final : public File {
   std::shared_ptr<Node> node_;
 };
 
+void FaultyFileSystem::ApplySome(const Write& write, uint64_t percent, std::mt19937_64& random, std::string* bytes) {
+  for (size_t at = 0; at < write.bytes.size();) {
+    const size_t offset = write.offset + at;
+    const size_t length = std::min(kSector - offset % kSector, write.bytes.size() - at);
+    if (random() % 100 < percent) {
+      if (bytes->size() < offset + length) bytes->resize(offset + length);
+      bytes->replace(offset, length, write.bytes, at, length);
+    }
+    at += length;
+  }
+}
+
 absl::Status FaultyFileSystem::Count() {
   ++operations_;
-  return fail_from_ != 0 && operations_ >= fail_from_ ? failure_ : absl::OkStatus();
+  const bool fails = fail_from_ != 0 && (fail_stays_ ? operations_ >= fail_from_ : operations_ == fail_from_);
+  return fails ? failure_ : absl::OkStatus();
 }
 
 void FaultyFileSystem::FailFrom(int n, absl::Status status) {
   std::lock_guard lock(mutex_);
   fail_from_ = operations_ + n;
+  fail_stays_ = true;
+  by_chance_ = false;
+  failure_ = std::move(status);
+}
+
+void FaultyFileSystem::FailAt(int n, absl::Status status, bool stays, uint64_t seed) {
+  std::lock_guard lock(mutex_);
+  fail_from_ = operations_ + n;
+  fail_stays_ = stays;
+  by_chance_ = true;
+  random_.seed(seed);
   failure_ = std::move(status);
 }
 
@@ -156,7 +199,30 @@ void FaultyFileSystem::Heal() {
 void FaultyFileSystem::LosePower() {
   std::lock_guard lock(mutex_);
   files_ = durable_names_;
-  for (auto& [path, node] : files_) node->bytes.resize(node->synced);
+  for (auto& [path, node] : files_) {
+    node->visible = node->durable;
+    node->unsynced.clear();
+  }
+}
+
+void FaultyFileSystem::LosePower(uint64_t seed) {
+  std::lock_guard lock(mutex_);
+  std::mt19937_64 random(seed);
+  const uint64_t percent = SurvivalPercent(random);
+  Files left;
+  for (const auto& [path, node] : durable_names_) {
+    if (files_.contains(path) || random() % 100 >= percent) left[path] = node;
+  }
+  for (const auto& [path, node] : files_) {
+    if (!durable_names_.contains(path) && random() % 100 < percent) left[path] = node;
+  }
+  for (auto& [path, node] : left) {
+    for (const Write& write : node->unsynced) ApplySome(write, percent, random, &node->durable);
+    node->visible = node->durable;
+    node->unsynced.clear();
+  }
+  files_ = left;
+  durable_names_ = left;
 }
 
 int FaultyFileSystem::operations() const {
@@ -178,7 +244,7 @@ absl::StatusOr<std::string> FaultyFileSystem::Read(const std::string& path) {
   if (absl::Status status = Count(); !status.ok()) return status;
   const auto found = files_.find(path);
   if (found == files_.end()) return absl::NotFoundError(absl::StrCat(path, ": cannot be opened"));
-  return found->second->bytes;
+  return found->second->visible;
 }
 
 absl::Status FaultyFileSystem::Truncate(const std::string& path, int64_t bytes) {
@@ -186,8 +252,12 @@ absl::Status FaultyFileSystem::Truncate(const std::string& path, int64_t bytes) 
   if (absl::Status status = Count(); !status.ok()) return status;
   const auto found = files_.find(path);
   if (found == files_.end()) return absl::NotFoundError(absl::StrCat(path, ": cannot be opened"));
-  found->second->bytes.resize(static_cast<size_t>(bytes));
-  found->second->synced = std::min(found->second->synced, found->second->bytes.size());
+  Node& node = *found->second;
+  node.visible.resize(static_cast<size_t>(bytes));
+  // It syncs, which writes what still counts as dirty and no more.
+  for (const Write& write : node.unsynced) ApplySome(write, 100, random_, &node.durable);
+  node.durable.resize(static_cast<size_t>(bytes));
+  node.unsynced.clear();
   return absl::OkStatus();
 }
 

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -46,16 +47,23 @@ class FileSystem {
 // Lives for ever.
 FileSystem* PosixFileSystem();
 
-// In memory. Everything written is visible; what has not been synced is lost by LosePower. Any operation can be made to
-// fail.
+// In memory. What is written is visible at once and durable once a sync succeeded; a name is durable once its directory
+// was synced. Any operation can be made to fail. A sync that fails leaves the nastiest state that kernels are known for:
+// some sectors reached the disk, the others never will, all look clean, and a second sync succeeds.
 class FaultyFileSystem final : public FileSystem {
  public:
   // The n-th operation from now (1 = the next) and all after it fail with `status`; a failing Append leaves half of its
-  // bytes.
+  // bytes, a failing Sync nothing of what it should have written.
   void FailFrom(int n, absl::Status status);
+  // The n-th operation alone, or with `stays` all after it as well; `seed` decides how much a failing Append leaves and
+  // which sectors a failing Sync wrote.
+  void FailAt(int n, absl::Status status, bool stays, uint64_t seed);
   void Heal();
-  // Only synced bytes of names whose directory was synced remain.
+  // Only what is durable remains.
   void LosePower();
+  // What is durable remains, and of everything later each sector and each name by chance: a later write may survive an
+  // earlier one.
+  void LosePower(uint64_t seed);
   // Operations so far.
   int operations() const;
 
@@ -68,19 +76,28 @@ class FaultyFileSystem final : public FileSystem {
   absl::Status SyncDirectory(const std::string& directory) override;
 
  private:
-  struct Node {
+  struct Write {
+    size_t offset;
     std::string bytes;
-    size_t synced = 0;
-    bool name_synced = false;
   };
+  struct Node {
+    std::string visible;
+    std::string durable;
+    std::vector<Write> unsynced;
+  };
+  using Files = std::map<std::string, std::shared_ptr<Node>>;
   class OpenFile;
   absl::Status Count();
+  static void ApplySome(const Write& write, uint64_t percent, std::mt19937_64& random, std::string* bytes);
 
   mutable std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<Node>> files_;
-  std::map<std::string, std::shared_ptr<Node>> durable_names_;  // what LosePower restores
+  Files files_;
+  Files durable_names_;  // what LosePower restores
   int operations_ = 0;
   int fail_from_ = 0;  // operation number; 0: none
+  bool fail_stays_ = true;
+  bool by_chance_ = false;  // FailAt, not FailFrom
+  std::mt19937_64 random_{1};
   absl::Status failure_;
 };
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -16,7 +17,7 @@
 namespace gantry {
 namespace {
 
-constexpr size_t kHeaderBytes = 4 + 4 + 8 + 4;
+constexpr size_t kHeaderBytes = 4 + 4 + 8 + 8 + 8 + 4;
 constexpr char kSuffix[] = ".spool";
 // How long a failing spool waits before it looks whether the disk is well again.
 constexpr absl::Duration kProbeAfter = absl::Seconds(1);
@@ -35,17 +36,46 @@ T Get(const char* p) {
   return value;
 }
 
-std::string Encode(uint64_t sequence, uint32_t type, absl::string_view payload) {
+void Encode(uint64_t sequence, uint64_t last_durable, uint64_t previous, uint32_t type, absl::string_view payload,
+            std::string* out) {
   std::string body;
   body.reserve(kHeaderBytes + payload.size());
   Put(sequence, &body);
+  Put(last_durable, &body);
+  Put(previous, &body);
   Put(type, &body);
   body.append(payload.data(), payload.size());
-  std::string record;
-  record.reserve(kHeaderBytes + payload.size());
-  Put(static_cast<uint32_t>(payload.size()), &record);
-  Put(Crc32c(body), &record);
-  return record + body;
+  Put(static_cast<uint32_t>(payload.size()), out);
+  Put(Crc32c(body), out);
+  *out += body;
+}
+
+// "" when a whole record is at `at`, else what is wrong. Its length in all.
+std::string Check(absl::string_view data, size_t at, size_t payload_max, size_t* bytes) {
+  const size_t left = data.size() - at;
+  const uint32_t length = left >= kHeaderBytes ? Get<uint32_t>(&data[at]) : 0;
+  if (left < kHeaderBytes || length > payload_max || left < kHeaderBytes + length) return "an incomplete record";
+  *bytes = kHeaderBytes + length;
+  if (Crc32c(data.substr(at + 8, *bytes - 8)) != Get<uint32_t>(&data[at + 4])) {
+    return "a record whose checksum does not fit";
+  }
+  return "";
+}
+
+// Whether a whole record after `at` of the same segment says that `sequence` was durable before it was written.
+bool KnownAsDurable(absl::string_view data, size_t at, uint64_t sequence, size_t payload_max) {
+  for (++at; at + kHeaderBytes <= data.size(); ++at) {
+    size_t bytes = 0;
+    if (Get<uint64_t>(&data[at + 16]) >= sequence && Check(data, at, payload_max, &bytes).empty()) return true;
+  }
+  return false;
+}
+
+// Whether the first record of the segment after the one that begins with `first` says so.
+bool KnownByNext(absl::string_view next, uint64_t first, uint64_t sequence, size_t payload_max) {
+  size_t bytes = 0;
+  return next.size() >= kHeaderBytes && Check(next, 0, payload_max, &bytes).empty() &&
+         Get<uint64_t>(&next[24]) == first && Get<uint64_t>(&next[16]) >= sequence;
 }
 
 }  // namespace
@@ -99,7 +129,8 @@ absl::Status Spool::Replay(std::vector<SpoolRecord>* replayed) {
     Segment segment;
     segment.path = segments[i];
     segment.sealed = true;
-    GANTRY_RETURN_IF_ERROR(ReadSegment(segments[i], i + 1 == segments.size(), replayed, &segment.bytes));
+    const std::string next = i + 1 < segments.size() ? segments[i + 1] : "";
+    GANTRY_RETURN_IF_ERROR(ReadSegment(segments[i], next, replayed, &segment.bytes));
     if (segment.bytes == 0) {
       // Made before a crash and never filled: the next segment may need its name.
       GANTRY_RETURN_IF_ERROR(file_system_->Remove(segment.path));
@@ -112,38 +143,43 @@ absl::Status Spool::Replay(std::vector<SpoolRecord>* replayed) {
   return absl::OkStatus();
 }
 
-absl::Status Spool::ReadSegment(const std::string& path, bool last, std::vector<SpoolRecord>* replayed,
+absl::Status Spool::ReadSegment(const std::string& path, const std::string& next, std::vector<SpoolRecord>* replayed,
                                 int64_t* bytes) {
   GANTRY_ASSIGN_OR_RETURN(const std::string data, file_system_->Read(path));
   size_t at = 0;
+  uint64_t first = 0;
+  if (!absl::SimpleAtoi(path.substr(options_.directory.size() + 1, path.size() - options_.directory.size() -
+                                                                       sizeof(kSuffix)),
+                        &first)) {
+    return absl::DataLossError(absl::StrCat(path, ": expected the name of a segment, 20 digits"));
+  }
+  uint64_t expected = first;
   while (at < data.size()) {
-    std::string wrong;
-    const size_t left = data.size() - at;
-    const uint32_t length = left >= kHeaderBytes ? Get<uint32_t>(&data[at]) : 0;
-    if (left < kHeaderBytes || length > options_.record_bytes_max || left < kHeaderBytes + length) {
-      wrong = "an incomplete record";
-    } else if (Crc32c(absl::string_view(data).substr(at + 8, kHeaderBytes - 8 + length)) !=
-               Get<uint32_t>(&data[at + 4])) {
-      wrong = "a record whose checksum does not fit";
-    }
+    size_t length = 0;
+    const std::string wrong = Check(data, at, options_.record_bytes_max, &length);
     if (!wrong.empty()) {
-      // A crash tears at most the tail of what was written last. A dead segment ends in such a tail too; its successor
-      // begins where the records that were acknowledged end.
-      const bool tail = last || wrong == "an incomplete record";
-      if (!tail) return absl::DataLossError(absl::StrCat(path, ": ", wrong, " at offset ", at));
-      if (last) GANTRY_RETURN_IF_ERROR(file_system_->Truncate(path, static_cast<int64_t>(at)));
+      std::string after;
+      if (!next.empty()) {
+        GANTRY_ASSIGN_OR_RETURN(after, file_system_->Read(next));
+      }
+      if (KnownAsDurable(data, at, expected, options_.record_bytes_max) ||
+          KnownByNext(after, first, expected, options_.record_bytes_max)) {
+        return absl::DataLossError(absl::StrCat(path, ": ", wrong, " at offset ", at));
+      }
+      if (next.empty()) GANTRY_RETURN_IF_ERROR(file_system_->Truncate(path, static_cast<int64_t>(at)));
       break;
     }
     SpoolRecord record;
     record.sequence = Get<uint64_t>(&data[at + 8]);
-    record.type = Get<uint32_t>(&data[at + 16]);
-    record.payload = data.substr(at + kHeaderBytes, length);
+    record.type = Get<uint32_t>(&data[at + 32]);
+    record.payload = data.substr(at + kHeaderBytes, length - kHeaderBytes);
     if (!replayed->empty() && record.sequence <= replayed->back().sequence) {
       return absl::DataLossError(
           absl::StrCat(path, ": sequence ", record.sequence, " after ", replayed->back().sequence, " at offset ", at));
     }
+    expected = record.sequence + 1;
     replayed->push_back(std::move(record));
-    at += kHeaderBytes + length;
+    at += length;
   }
   *bytes = static_cast<int64_t>(at);
   return absl::OkStatus();
@@ -182,7 +218,7 @@ uint64_t Spool::Append(uint32_t type, absl::string_view payload, Reservation* re
     queued_bytes_ += bytes;
     sequence = next_sequence_++;
     ++records_;
-    queue_.push_back(Pending{sequence, Encode(sequence, type, payload), std::move(done)});
+    queue_.push_back(Pending{sequence, type, std::string(payload), std::move(done)});
   }
   wake_.notify_one();
   return sequence;
@@ -273,8 +309,6 @@ absl::Status Spool::OpenSegment(uint64_t first_sequence) {
 // One write and one sync for the whole batch. An empty batch only tries whether a segment can be made.
 absl::Status Spool::Commit(const std::vector<Pending>& batch) {
   uint64_t first = 0;
-  std::string bytes;
-  for (const Pending& pending : batch) bytes += pending.bytes;
   absl::Status status;
   if (file_ == nullptr) {
     {
@@ -283,15 +317,22 @@ absl::Status Spool::Commit(const std::vector<Pending>& batch) {
       first = batch.empty() ? next_sequence_++ : batch.front().sequence;
     }
     status = OpenSegment(first);
+    previous_first_ = std::exchange(current_first_, first);
     if (status.ok()) {
       std::lock_guard lock(mutex_);
       segments_[first] = Segment{current_path_, 0, 0, false};
     }
   }
+  std::string bytes;
+  for (const Pending& pending : batch) {
+    Encode(pending.sequence, last_durable_, previous_first_, pending.type, pending.payload, &bytes);
+  }
   const auto begin = std::chrono::steady_clock::now();
   if (status.ok() && !bytes.empty()) status = file_->Append(bytes);
   if (status.ok() && options_.durability == Durability::kFsync) status = file_->Sync();
   const double sync_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+
+  if (status.ok() && !batch.empty()) last_durable_ = batch.back().sequence;
 
   std::lock_guard lock(mutex_);
   queued_bytes_ -= static_cast<int64_t>(bytes.size());

@@ -5,10 +5,12 @@
 // commit).
 //
 // On disk: segments DIR/NNNNNNNNNNNNNNNNNNNN.spool, named by their first sequence number. A record is
-//   u32 payload length | u32 CRC-32C of all that follows | u64 sequence | u32 type | payload        (little endian)
-// Sequences rise by one without gaps. A torn tail of the last segment is cut at start; damage anywhere else is
-// DATA_LOSS. After a failed write or fsync a segment is dead: it is never written again, those who wait get the error,
-// and the next append begins a new segment. While the last attempt failed, Reserve refuses.
+//   u32 payload length | u32 CRC-32C of all that follows | u64 sequence | u64 last durable | u64 previous | u32 type | payload
+// (little endian). `last durable` is the last sequence that had been reported durable when the record was written, and
+// `previous` the first of the segment before; 0: none since the start. Sequences rise by one without gaps. After a failed write or fsync a segment is dead: it is never
+// written again, those who wait get the error, and the next append begins a new segment. While the last attempt failed,
+// Reserve refuses. What a crash or a failed sync left of records that nobody was told to be durable is cut at start;
+// damage to a record that a later one of the segment, or the first of the next, knows as durable is DATA_LOSS.
 //
 // Threads: every method from any thread. Callbacks run on the spool's thread and must not block.
 #pragma once
@@ -113,13 +115,16 @@ class Spool {
   };
   struct Pending {
     uint64_t sequence;
-    std::string bytes;
+    uint32_t type;
+    std::string payload;
     std::function<void(absl::Status)> done;
   };
 
   Spool(FileSystem* file_system, const SpoolOptions& options) : file_system_(file_system), options_(options) {}
   absl::Status Replay(std::vector<SpoolRecord>* replayed);
-  absl::Status ReadSegment(const std::string& path, bool last, std::vector<SpoolRecord>* replayed, int64_t* bytes);
+  // `next`: the segment after it, empty when it is the last.
+  absl::Status ReadSegment(const std::string& path, const std::string& next, std::vector<SpoolRecord>* replayed,
+                           int64_t* bytes);
   void Loop();
   absl::Status Commit(const std::vector<Pending>& batch);
   absl::Status OpenSegment(uint64_t first_sequence);
@@ -132,6 +137,8 @@ class Spool {
   std::unique_ptr<File> file_;
   std::string current_path_;
   int64_t current_bytes_ = 0;
+  uint64_t current_first_ = 0, previous_first_ = 0;  // sequences
+  uint64_t last_durable_ = 0;
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;
