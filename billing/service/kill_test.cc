@@ -6,14 +6,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <map>
 #include <random>
 #include <set>
 #include <thread>
 
 #include "billing/audit/audit.h"
 #include "billing/store/store.h"
+#include "engine/base/long_test_util.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "services/common/ids.h"
@@ -73,8 +76,8 @@ struct Ledger {
 };
 
 TEST(BillingKill, LosesNothingAndCountsNothingTwice) {
-  const char* rounds_text = std::getenv("GANTRY_KILL_ROUNDS");
-  const int rounds = rounds_text != nullptr ? std::atoi(rounds_text) : 12;
+  const int rounds = engine::LongTests() ? 1'000 : 50;
+  const auto start = std::chrono::steady_clock::now();
   TestIdentities identities;
   auto process = std::make_unique<Process>(identities);
   auto channel = [&](const char* name) { return MakeChannel(identities.Socket("billing"), identities.Get(name)); };
@@ -123,17 +126,19 @@ TEST(BillingKill, LosesNothingAndCountsNothingTwice) {
   }
 
   Ledger ledger;
+  std::atomic<int64_t> acknowledged_batches{0};
   std::mt19937_64 random(11);
   for (int round = 0; round < rounds; ++round) {
     // A sender works at full speed until its peer dies, some of its records sent twice on purpose.
     Deadline context(60);
+    const int64_t batches_before = acknowledged_batches;
     std::thread sender([&] {
       auto usage = v1::Usage::NewStub(channel("gateway"));
       auto stream = usage->AppendUsage(&context);
       for (;;) {
         v1::UsageBatch batch;
         for (const v1::UsageRecord& record : ledger.unacknowledged) *batch.add_records() = record;
-        while (batch.records_size() < 40) {
+        while (batch.records_size() < 120) {
           v1::UsageRecord record;
           record.set_record_id(NewTimeOrderedId().ToBytes());
           record.set_request_id(NewTimeOrderedId().ToBytes());
@@ -147,18 +152,23 @@ TEST(BillingKill, LosesNothingAndCountsNothingTwice) {
           ledger.all.push_back(record);
           *batch.add_records() = record;
         }
-        if (ledger.all.size() > 100) *batch.add_records() = ledger.all[random() % (ledger.all.size() - 50)];
+        if (ledger.all.size() > 200) *batch.add_records() = ledger.all[random() % (ledger.all.size() - 130)];
         ledger.unacknowledged.assign(batch.records().begin(), batch.records().end());
         v1::UsageAck ack;
         if (!stream->Write(batch) || !stream->Read(&ack)) break;
         ASSERT_EQ(ack.rejected_size(), 0) << ack.rejected(0).reason();
         for (const std::string& id : ack.record_ids()) ledger.acknowledged.insert(id);
         ledger.unacknowledged.clear();
+        ++acknowledged_batches;
       }
       context.TryCancel();
       stream->Finish();
     });
-    std::this_thread::sleep_for(std::chrono::milliseconds(30 + random() % 120));
+    // Most kills hit a process at work, some one that is just starting.
+    if (random() % 16 != 0) {
+      while (acknowledged_batches == batches_before) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 40'000));
     process->Kill();
     context.TryCancel();  // it may not have been connected yet
     sender.join();
@@ -171,16 +181,25 @@ TEST(BillingKill, LosesNothingAndCountsNothingTwice) {
   auto store = Store::Open(options);
   ASSERT_TRUE(store.ok()) << store.status();
   absl::Status checked = (*store)->ReadAndWait([&](Database& db) {
-    std::set<std::string> booked;
-    for (Rows rows = db.Query("SELECT record_id FROM usage_event"); rows.Next();) booked.insert(rows.Text(0));
-    size_t lost = 0;
+    std::map<std::string, uint64_t> booked;  // output tokens
+    size_t doubled = 0, lost = 0, changed = 0;
+    for (Rows rows = db.Query("SELECT record_id, output_tokens FROM usage_event"); rows.Next();) {
+      doubled += booked.emplace(rows.Text(0), static_cast<uint64_t>(rows.Int(1))).second ? 0 : 1;
+    }
     for (const std::string& id : ledger.acknowledged) lost += booked.count(id) == 0 ? 1 : 0;
+    for (const v1::UsageRecord& record : ledger.all) {
+      const auto found = booked.find(record.record_id());
+      changed += found != booked.end() && found->second != record.output_tokens() ? 1 : 0;
+    }
     EXPECT_EQ(lost, 0u) << "acknowledged and lost";
+    EXPECT_EQ(doubled, 0u);
+    EXPECT_EQ(changed, 0u) << "booked with other counts than were sent";
     EXPECT_LE(booked.size(), ledger.all.size());
     v1::AuditReport report = Audit(db);
     EXPECT_TRUE(report.ok()) << report.DebugString();
-    std::printf("%d kills, %zu records acknowledged, %zu booked, 0 twice, %zu lost\n", rounds,
-                ledger.acknowledged.size(), booked.size(), lost);
+    std::printf("%d kills, %zu records acknowledged, %zu booked, %zu doubled, %zu lost; the books hold: %s; %.1f s\n",
+                rounds, ledger.acknowledged.size(), booked.size(), doubled, lost, report.ok() ? "yes" : "no",
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     return absl::OkStatus();
   });
   EXPECT_TRUE(checked.ok()) << checked;

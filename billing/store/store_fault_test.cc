@@ -168,7 +168,7 @@ class Story {
     store_.reset();
     vfs_.Heal();
     log_files_.Heal();
-    for (int i = 0; i < 3 && !testing::Test::HasFailure(); ++i) {
+    for (int i = 0; i < 2 && !testing::Test::HasFailure(); ++i) {
       vfs_.Load(end);
       if (i > 0) vfs_.LosePower(random_());
       CheckBooksAlone();
