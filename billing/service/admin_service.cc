@@ -1,3 +1,6 @@
+#include <atomic>
+#include <chrono>
+
 #include "absl/strings/str_cat.h"
 #include "billing/audit/audit.h"
 #include "billing/catalog/admin_log.h"
@@ -7,17 +10,22 @@
 #include "billing/invoice/invoice.h"
 #include "billing/ledger/lots.h"
 #include "billing/parties/party_tree.h"
+#include "billing/service/backup_stream.h"
 #include "billing/service/services.h"
+#include "billing/store/lineage.h"
 #include "billing/usage/correct.h"
 #include "billing/usage/margin.h"
 #include "billing/usage/usage_query.h"
 #include "engine/base/status_macros.h"
 #include "gantry/v1/admin.grpc.pb.h"
+#include "services/common/log.h"
 
 namespace gantry::billing {
 namespace {
 
 constexpr int64_t kTopUpLimitMicro = 1'000'000'000'000'000;
+// An audit reads everything; longer than that it is made on a copy.
+constexpr std::chrono::milliseconds kAuditLimit{600'000};
 
 // Changes that gateways must hear of once they are durable.
 struct Changes {
@@ -175,7 +183,43 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
   }
   grpc::ServerUnaryReactor* Audit(grpc::CallbackServerContext* call, const v1::AuditRequest*,
                                   v1::AuditReport* response) override {
-    return Ask(call, response, [](Database& db) -> absl::StatusOr<v1::AuditReport> { return billing::Audit(db); });
+    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    context_->store->ReadFor(
+        kAuditLimit,
+        [response](Database& db) {
+          *response = billing::Audit(db);
+          return absl::OkStatus();
+        },
+        [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
+    return reactor;
+  }
+
+  // ---- backup ----
+  grpc::ServerWriteReactor<v1::BackupChunk>* CreateBackup(grpc::CallbackServerContext*,
+                                                          const v1::CreateBackupRequest*) override {
+    return StreamBackup(context_, &backup_runs_);
+  }
+  grpc::ServerUnaryReactor* ConfirmBackup(grpc::CallbackServerContext* call, const v1::ConfirmBackupRequest* request,
+                                          v1::ConfirmBackupResponse* response) override {
+    auto covered = std::make_shared<BooksPosition>();
+    return Change(
+        call, "ConfirmBackup", request, response, Hex(request->backup_id()),
+        absl::StrCat("epoch ", request->epoch(), ", sequence ", request->sequence()),
+        [request, covered](Database& db, int64_t now_us, Changes*) {
+          absl::StatusOr<Id16> id = Id16::FromBytes(request->backup_id());
+          if (!id.ok()) return absl::InvalidArgumentError("backup_id: expected 16 bytes");
+          if (request->made_us() <= 0 || request->made_us() > now_us) {
+            return absl::InvalidArgumentError("made_us: expected the time that CreateBackup told");
+          }
+          db.Execute("INSERT INTO backup (backup_id, made_us, confirmed_us, epoch, sequence) VALUES (?, ?, ?, ?, ?)", *id,
+                     request->made_us(), now_us, request->epoch(), request->sequence());
+          *covered = BackupBefore(db, 1).position;
+          return absl::OkStatus();
+        },
+        [this, covered](const Changes&) {
+          const absl::Status pruned = context_->store->PruneCommandLog(*covered);
+          if (!pruned.ok()) Log(LogLevel::kWarning, "the command log cannot be pruned", {{"error", pruned.message()}});
+        });
   }
 
  private:
@@ -264,6 +308,7 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
   }
 
   const Context* const context_;
+  std::atomic<bool> backup_runs_{false};
 };
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "billing/catalog/plans.h"
 #include "billing/ledger/credit.h"
 #include "billing/ledger/lots.h"
+#include "billing/service/backup_stream.h"
 #include "billing/service/billing_metrics.h"
 #include "billing/service/services.h"
 #include "billing/usage/witness_match.h"
@@ -46,10 +47,14 @@ struct Billing::Impl {
 
   ProcessState State() const {
     ProcessState state;
-    state.ready = !draining && (lifecycle == nullptr || lifecycle->ready());
+    const absl::Status writes = store->WriteHealth();
+    state.ready = !draining && writes.ok() && (lifecycle == nullptr || lifecycle->ready());
     state.items = {{"gateways", absl::StrCat(keys.subscribers())},
                    {"open items", absl::StrCat(open_items.load())},
                    {"quarantined", absl::StrCat(quarantined.load())}};
+    const StoreStats stats = store->Stats();
+    state.items.push_back({"longest commit", absl::StrCat(static_cast<int64_t>(stats.longest_commit_s * 1e3), " ms")});
+    if (!writes.ok()) state.items.push_back({"books", std::string(writes.message())});
     return state;
   }
 
@@ -92,6 +97,7 @@ struct Billing::Impl {
       return absl::OkStatus();
     });
     metrics.SetOpen(open_items, quarantined);
+    metrics.SetStore(store->Stats(), store->WriteHealth().ok());
     if (looked.ok() && new_prices) PublishPrices(now_us);
     if (looked.ok()) prices_looked_us = now_us;
     if (!looked.ok() || !due) return;
@@ -134,14 +140,18 @@ absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, 
   if (mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) {
     return absl::PermissionDeniedError(absl::StrCat("cannot create ", dir, ": ", std::strerror(errno)));
   }
+  RemoveBackupCopies(dir);
   GANTRY_ASSIGN_OR_RETURN(raw->context.pepper, LoadOrCreatePepper(dir + "/pepper"));
   Store::Options store;
   store.path = dir + "/gantry.db";
   store.on_commit = [raw](double seconds, int commands) { raw->metrics.ObserveCommit(seconds, commands); };
   store.on_fatal = raw->options.on_fatal;
+  store.command_log = raw->options.command_log;
+  store.clock = raw->options.clock;
   GANTRY_ASSIGN_OR_RETURN(raw->store, Store::Open(std::move(store)));
 
   raw->context.store = raw->store.get();
+  raw->context.data_dir = dir;
   raw->context.clock = raw->options.clock ? raw->options.clock : SystemClock();
   raw->context.metrics = &raw->metrics;
   raw->context.keys = &raw->keys;
@@ -169,10 +179,12 @@ const Metrics& Billing::metrics() const {
 }
 
 Health Billing::CurrentHealth() const {
+  const absl::Status writes = impl_->store->WriteHealth();
   return {.live = true,
           .ready = impl_->State().ready,
           .detail = absl::StrCat(impl_->keys.subscribers(), " gateways, ", impl_->open_items.load(), " open items, ",
-                                 impl_->quarantined.load(), " quarantined")};
+                                 impl_->quarantined.load(), " quarantined",
+                                 writes.ok() ? "" : absl::StrCat("; ", writes.message()))};
 }
 
 void Billing::Drain(absl::Duration budget) {

@@ -22,6 +22,7 @@ namespace gantry::billing {
 struct BillingOptions {
   RpcServerOptions rpc;
   std::string data_dir;                        // gantry.db and pepper live here; made (0700) when missing
+  std::string command_log;                     // directory on another disk (R14); empty: none
   int64_t witness_deadline_ms = 900'000;       // how long a request waits for its second witness (R10)
   int64_t longest_request_ms = 3'600'000;      // a fenced slice is freed after this and the deadline (R9)
   Clock clock;                                 // null: the system's

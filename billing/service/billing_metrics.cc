@@ -51,6 +51,15 @@ BillingMetrics::BillingMetrics() {
                       .Help("Requests whose witnesses contradict each other")
                       .Register(registry)
                       .Add({});
+  const auto gauge = [&](const char* name, const char* help) {
+    return &prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add({});
+  };
+  longest_commit_ = gauge("gantry_billing_longest_commit_seconds", "The slowest group commit since this process started");
+  longest_checkpoint_ = gauge("gantry_billing_longest_checkpoint_seconds",
+                              "The slowest checkpoint since this process started; commits wait for it");
+  wal_bytes_ = gauge("gantry_billing_wal_bytes", "The write-ahead log; queries that take long let it grow");
+  writable_ = gauge("gantry_billing_writable", "0: the disk failed and nothing is acknowledged until a restart");
+  writable_->Set(1);
 }
 
 void BillingMetrics::CountRecord(int witness, int outcome) {
@@ -70,6 +79,13 @@ void BillingMetrics::ObserveCommit(double seconds, int commands) {
 void BillingMetrics::SetOpen(int64_t open_items, int64_t quarantined) {
   open_items_->Set(static_cast<double>(open_items));
   quarantined_->Set(static_cast<double>(quarantined));
+}
+
+void BillingMetrics::SetStore(const StoreStats& stats, bool writable) {
+  longest_commit_->Set(stats.longest_commit_s);
+  longest_checkpoint_->Set(stats.longest_checkpoint_s);
+  wal_bytes_->Set(stats.wal_frames * 4096.0);
+  writable_->Set(writable ? 1 : 0);
 }
 
 }  // namespace gantry::billing

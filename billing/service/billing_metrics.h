@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "billing/store/store.h"
 #include "services/common/metrics.h"
 
 namespace prometheus {
@@ -26,6 +27,7 @@ class BillingMetrics {
   void AddRevenue(const std::string& currency, int64_t micro);
   void ObserveCommit(double seconds, int commands);
   void SetOpen(int64_t open_items, int64_t quarantined);
+  void SetStore(const StoreStats& stats, bool writable);
 
  private:
   Metrics metrics_;
@@ -36,6 +38,10 @@ class BillingMetrics {
   prometheus::Counter* commands_;
   prometheus::Gauge* open_items_;
   prometheus::Gauge* quarantined_;
+  prometheus::Gauge* longest_commit_;
+  prometheus::Gauge* longest_checkpoint_;
+  prometheus::Gauge* wal_bytes_;
+  prometheus::Gauge* writable_;
 };
 
 }  // namespace gantry::billing

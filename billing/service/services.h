@@ -19,6 +19,7 @@ class BillingMetrics;
 // What all services share; outlives them.
 struct Context {
   Store* store = nullptr;
+  std::string data_dir;
   Clock clock;
   Secret pepper;
   BillingMetrics* metrics = nullptr;

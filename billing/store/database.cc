@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "billing/store/online_copy.h"
@@ -88,6 +89,33 @@ absl::StatusOr<int> LockBeside(const std::string& path) {
     return absl::FailedPreconditionError(absl::StrCat(path, " is in use by another gantry-billing"));
   }
   return fd;
+}
+
+// A process that died of a failed sync may have left pages of the write-ahead log that are in the kernel's memory only
+// and count as clean: SQLite would read them, copy them into the database, and a power loss would bring back the log
+// without them, to be replayed over a database that has them. Writing every byte again makes the log what it looks like.
+absl::Status MakeLogDurable(const std::string& path, const char* vfs_name) {
+  sqlite3_vfs* vfs = sqlite3_vfs_find(vfs_name);
+  // With the zero bytes around it that SQLite's file names have.
+  const std::string log = path + "-wal" + std::string(4, '\0');
+  int there = 0;
+  if (vfs->xAccess(vfs, log.c_str(), SQLITE_ACCESS_EXISTS, &there) != SQLITE_OK || there == 0) return absl::OkStatus();
+  std::vector<char> space(static_cast<size_t>(vfs->szOsFile));
+  auto* file = reinterpret_cast<sqlite3_file*>(space.data());
+  int code = vfs->xOpen(vfs, log.c_str(), file, SQLITE_OPEN_WAL | SQLITE_OPEN_READWRITE, nullptr);
+  sqlite3_int64 size = 0;
+  if (code == SQLITE_OK) code = file->pMethods->xFileSize(file, &size);
+  std::vector<char> bytes(1 << 20);
+  for (sqlite3_int64 at = 0; code == SQLITE_OK && at < size;) {
+    const int part = static_cast<int>(std::min<sqlite3_int64>(size - at, static_cast<sqlite3_int64>(bytes.size())));
+    code = file->pMethods->xRead(file, bytes.data(), part, at);
+    if (code == SQLITE_OK) code = file->pMethods->xWrite(file, bytes.data(), part, at);
+    at += part;
+  }
+  if (code == SQLITE_OK && size > 0) code = file->pMethods->xSync(file, SQLITE_SYNC_NORMAL);
+  if (file->pMethods != nullptr) file->pMethods->xClose(file);
+  if (code == SQLITE_OK) return absl::OkStatus();
+  return SqliteStatus(code, absl::StrCat(path, "-wal: ", sqlite3_errstr(code)));
 }
 
 }  // namespace
@@ -175,6 +203,13 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
     }
   } else if (access(path.c_str(), R_OK) != 0) {
     return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
+  }
+  if (mode == Mode::kWriter) {
+    absl::Status durable = MakeLogDurable(path, vfs);
+    if (!durable.ok()) {
+      if (lock_fd >= 0) close(lock_fd);
+      return durable;
+    }
   }
   sqlite3* handle = nullptr;
   const int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE | (vfs != nullptr ? SQLITE_OPEN_CREATE : 0);

@@ -62,6 +62,7 @@ struct Node {
   std::string durable;
   std::vector<Operation> unsynced;
   // Locks and shared memory, which no crash survives.
+  int handles = 0;
   int shared = 0;
   const void* reserved = nullptr;
   const void* exclusive = nullptr;
@@ -141,6 +142,7 @@ struct FaultyVfs::Impl {
     open->base.pMethods = &self->methods;
     open->owner = self;
     open->node = found->second;
+    ++open->node->handles;
     open->path = key;
     open->delete_on_close = (flags & SQLITE_OPEN_DELETEONCLOSE) != 0;
     // As the machine's VFS: the directory is synced with a log's first sync. Database::Open does it for the database.
@@ -157,6 +159,8 @@ struct FaultyVfs::Impl {
     {
       std::lock_guard lock(open->owner->mutex);
       if (open->delete_on_close) open->owner->files.erase(open->path);
+      // The first to open anew makes a new index, as it does of a file that a crash left.
+      if (--open->node->handles == 0) open->node->regions.clear();
     }
     open->~OpenFile();
     return SQLITE_OK;
@@ -328,7 +332,6 @@ struct FaultyVfs::Impl {
     ShmLock(file, 0, kShmLocks, SQLITE_SHM_UNLOCK | SQLITE_SHM_SHARED);
     OpenFile* open = Of(file);
     std::lock_guard lock(open->owner->mutex);
-    // The first to open anew makes a new index, as it does of a file that a crash left.
     if (forget != 0) open->node->regions.clear();
     return SQLITE_OK;
   }

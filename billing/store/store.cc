@@ -60,8 +60,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(Options options) {
   const auto named = [&](const absl::Status& status) {
     return status.ok() ? status : absl::Status(status.code(), absl::StrCat(o.path, ": ", status.message()));
   };
-  // A process that died of a failed sync may have left log pages that are in the kernel's memory only and count as
-  // clean. Whatever the log holds goes into the database file, synced, before anything is built on it.
+  // Whatever a crash left in the log goes into the database file, synced, before anything is built on it.
   GANTRY_RETURN_IF_ERROR(named(writer.Checkpoint(true, std::chrono::milliseconds(1000)).status()));
   if (o.vfs == nullptr) {
     // SQLite syncs the directory for a new log and does not look whether that worked.
@@ -274,7 +273,7 @@ StoreStats Store::Stats() const {
 
 void Store::WriterLoop() {
   for (;;) {
-    bool somebody_waits = false, failed = false;
+    bool failed = false;
     {
       std::unique_lock lock(mutex_);
       write_wake_.wait(lock,
@@ -285,19 +284,15 @@ void Store::WriterLoop() {
         writes_.pop_front();
       }
       failed = !failure_.ok();
+      somebody_waits_ = false;
     }
     if (failed) {
       Refuse();
     } else if (!taken_.empty()) {
       Commit();
     }
-    {
-      std::lock_guard lock(mutex_);
-      somebody_waits = !writes_.empty() || !taken_.empty();
-      failed = !failure_.ok();
-    }
-    if (!failed) Checkpoint(somebody_waits);
-    StepCopy(somebody_waits);
+    if (WriteHealth().ok()) Checkpoint();
+    StepCopy();
   }
   FinishCopy(absl::CancelledError("billing is stopping"));
 }
@@ -347,6 +342,7 @@ void Store::Commit() {
     stats_.wal_frames = writer_->wal_frames();
     stats_.wal_frames_most = std::max(stats_.wal_frames_most, stats_.wal_frames);
     if (log_ != nullptr) stats_.log_bytes = log_->bytes_written();
+    somebody_waits_ = !writes_.empty() || !taken_.empty();
   }
   if (options_.on_commit) options_.on_commit(seconds, static_cast<int>(group.size()));
   for (size_t i = 0; i < group.size(); ++i) group[i].done(std::move(results[i]));
@@ -436,10 +432,10 @@ absl::Status Store::LogGroup(int64_t sequence, std::string changes, bool* unknow
 
 // ---- between groups ----
 
-void Store::Checkpoint(bool somebody_waits) {
+void Store::Checkpoint() {
   const int frames = writer_->wal_frames();
   if (frames < checkpointed_frames_) checkpointed_frames_ = 0;  // the log began anew
-  const int due = options_.checkpoint_frames * (somebody_waits ? 4 : 1);
+  const int due = options_.checkpoint_frames * (somebody_waits_ ? 4 : 1);
   if (frames - checkpointed_frames_ < due && frames <= options_.wal_frames_max) return;
   const auto start = SteadyClock::now();
   absl::StatusOr<WalFrames> done;
@@ -473,7 +469,7 @@ void Store::EndQueriesThatHoldTheLogBack() {
   }
 }
 
-void Store::StepCopy(bool somebody_waits) {
+void Store::StepCopy() {
   CopyJob* job = nullptr;
   {
     std::lock_guard lock(mutex_);
@@ -485,7 +481,7 @@ void Store::StepCopy(bool somebody_waits) {
     if (!copy.ok()) return FinishCopy(copy.status());
     job->copy = *std::move(copy);
   }
-  absl::StatusOr<bool> complete = job->copy->Step(somebody_waits ? kCopyPagesBusy : kCopyPagesIdle);
+  absl::StatusOr<bool> complete = job->copy->Step(somebody_waits_ ? kCopyPagesBusy : kCopyPagesIdle);
   if (!complete.ok()) return FinishCopy(complete.status());
   if (*complete) FinishCopy(absl::OkStatus());
 }

@@ -126,9 +126,9 @@ class Store {
   absl::Status LogGroup(int64_t sequence, std::string changes, bool* unknown);
   void Fail(const absl::Status& why, bool unknown);
   void Refuse();
-  void Checkpoint(bool somebody_waits);
+  void Checkpoint();
   void EndQueriesThatHoldTheLogBack();
-  void StepCopy(bool somebody_waits);
+  void StepCopy();
   void FinishCopy(absl::Status status);
 
   const Options options_;
@@ -136,6 +136,7 @@ class Store {
   std::unique_ptr<Database> writer_;
   std::unique_ptr<CommandLog> log_;
   BooksPosition position_;
+  bool somebody_waits_ = false;  // after the group that was just committed
   int checkpointed_frames_ = 0;
   std::chrono::steady_clock::time_point next_restart_{};
   std::deque<Job> taken_;

@@ -15,6 +15,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "billing/store/chain.h"
 #include "billing/store/faulty_vfs.h"
 #include "billing/store/lineage.h"
@@ -118,6 +119,7 @@ class Story {
     options.vfs = vfs_.name();
     options.readers = 1;
     options.group_commands = 1 + random_() % 8;
+    options.group_time = std::chrono::seconds(10);
     options.checkpoint_frames = 5 + static_cast<int>(random_() % 40);
     options.migrations = TestMigrations();
     if (with_log_) options.command_log = kLogDirectory;
@@ -182,7 +184,15 @@ class Story {
 
   void Burst() {
     const int size = 1 + static_cast<int>(random_() % 12);
-    std::atomic<int> left{size};
+    std::atomic<int> left{size + 1};
+    // All are queued before the first runs, so that a seed always tells the same story.
+    absl::Notification started, go;
+    store_->Write([&](Database&) { return started.Notify(), go.WaitForNotification(), absl::OkStatus(); },
+                  [&](const absl::Status&) {
+                    if (!started.HasBeenNotified()) started.Notify();  // refused before it ran
+                    --left;
+                  });
+    started.WaitForNotification();
     for (int i = 0; i < size; ++i) {
       const int64_t number = ++last_;
       const bool fails = random_() % 8 == 0;
@@ -207,6 +217,7 @@ class Story {
             --left;
           });
     }
+    go.Notify();
     while (left > 0) std::this_thread::yield();
   }
 
