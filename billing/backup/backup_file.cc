@@ -27,7 +27,8 @@ bool IsPlainName(absl::string_view name) {
   if (name.empty() || name.size() > kNameMax) return false;
   for (const absl::string_view part : absl::StrSplit(name, '/')) {
     if (part.empty() || part[0] == '.') return false;
-    if (!std::all_of(part.begin(), part.end(), [](char c) { return absl::ascii_isalnum(c) || c == '.' || c == '-' || c == '_'; })) {
+    if (!std::all_of(part.begin(), part.end(),
+                     [](char c) { return absl::ascii_isalnum(c) || c == '.' || c == '-' || c == '_'; })) {
       return false;
     }
   }
@@ -39,18 +40,19 @@ std::string Hex(absl::string_view bytes) {
 }
 
 std::string ToJson(const BackupManifest& manifest) {
-  Json out = {{"format", kFormat},
-              {"backup_id", manifest.backup_id.ToHex()},
-              {"books_id", manifest.books_id.ToHex()},
-              {"made_us", manifest.made_us},
-              {"made", absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::FromUnixMicros(manifest.made_us), absl::UTCTimeZone())},
-              {"epoch", manifest.position.epoch},
-              {"sequence", manifest.position.sequence},
-              {"schema_version", manifest.schema_version},
-              {"version", manifest.version},
-              {"command_log", manifest.command_log},
-              {"files", Json::array()},
-              {"tables", Json::array()}};
+  Json out = {
+      {"format", kFormat},
+      {"backup_id", manifest.backup_id.ToHex()},
+      {"books_id", manifest.books_id.ToHex()},
+      {"made_us", manifest.made_us},
+      {"made", absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::FromUnixMicros(manifest.made_us), absl::UTCTimeZone())},
+      {"epoch", manifest.position.epoch},
+      {"sequence", manifest.position.sequence},
+      {"schema_version", manifest.schema_version},
+      {"version", manifest.version},
+      {"command_log", manifest.command_log},
+      {"files", Json::array()},
+      {"tables", Json::array()}};
   for (const auto& file : manifest.files) {
     out["files"].push_back({{"name", file.name}, {"bytes", file.bytes}, {"sha256", Hex(file.sha256)}});
   }
@@ -111,7 +113,8 @@ absl::StatusOr<std::unique_ptr<BackupWriter>> BackupWriter::Create(const std::st
 }
 
 absl::Status BackupWriter::BeginFile(const std::string& name, uint64_t bytes) {
-  if (!IsPlainName(name)) return absl::InvalidArgumentError(absl::StrCat("`", name, "` cannot be a file's name in a backup"));
+  if (!IsPlainName(name))
+    return absl::InvalidArgumentError(absl::StrCat("`", name, "` cannot be a file's name in a backup"));
   if (files_.size() >= kFilesMax) return absl::InvalidArgumentError("a backup has at most 4096 files");
   files_.push_back({name, bytes, ""});
   left_ = bytes;

@@ -75,6 +75,7 @@ struct BackupSink {
   std::function<absl::Status()> end;
 };
 // Reads the whole backup, checks all of it, and gives what it says of itself. Errors of SealedReader; DATA_LOSS.
-absl::StatusOr<BackupManifest> ReadBackup(const std::string& path, const Secret& passphrase, const BackupSink& sink = {});
+absl::StatusOr<BackupManifest> ReadBackup(const std::string& path, const Secret& passphrase,
+                                          const BackupSink& sink = {});
 
 }  // namespace gantry::billing

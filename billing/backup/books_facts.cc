@@ -56,9 +56,9 @@ absl::StatusOr<std::vector<std::string>> FilesBeside(const std::string& data_dir
     if (IsOfDatabase(name)) continue;
     const uint64_t bytes = at->file_size(error);
     if (bytes > kFileBytesMax || names.size() >= kFilesMax) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(at->path().string(), " does not belong in billing's data dir (", bytes, " bytes, file ",
-                       names.size() + 1, "): move it away, then make the backup"));
+      return absl::FailedPreconditionError(absl::StrCat(at->path().string(), " does not belong in billing's data dir (",
+                                                        bytes, " bytes, file ", names.size() + 1,
+                                                        "): move it away, then make the backup"));
     }
     names.push_back(name);
   }

@@ -162,12 +162,12 @@ absl::Status SealedWriter::Seal(absl::string_view chunk, bool last) {
   auto* bytes = reinterpret_cast<unsigned char*>(out.data());
   EVP_CIPHER_CTX* cipher = keys_->cipher.context;
   int length = 0, rest = 0;
-  const bool sealed =
-      EVP_EncryptInit_ex(cipher, EVP_aes_256_gcm(), nullptr, keys_->aes(), reinterpret_cast<Bytes>(nonce.data())) == 1 &&
-      EVP_EncryptUpdate(cipher, bytes, &length, reinterpret_cast<Bytes>(chunk.data()), static_cast<int>(chunk.size())) ==
-          1 &&
-      EVP_EncryptFinal_ex(cipher, bytes + length, &rest) == 1 &&
-      EVP_CIPHER_CTX_ctrl(cipher, EVP_CTRL_GCM_GET_TAG, kTagBytes, bytes + chunk.size()) == 1;
+  const bool sealed = EVP_EncryptInit_ex(cipher, EVP_aes_256_gcm(), nullptr, keys_->aes(),
+                                         reinterpret_cast<Bytes>(nonce.data())) == 1 &&
+                      EVP_EncryptUpdate(cipher, bytes, &length, reinterpret_cast<Bytes>(chunk.data()),
+                                        static_cast<int>(chunk.size())) == 1 &&
+                      EVP_EncryptFinal_ex(cipher, bytes + length, &rest) == 1 &&
+                      EVP_CIPHER_CTX_ctrl(cipher, EVP_CTRL_GCM_GET_TAG, kTagBytes, bytes + chunk.size()) == 1;
   if (!sealed) return absl::InternalError("encrypting failed");
   return Put(out);
 }
@@ -215,8 +215,8 @@ absl::StatusOr<std::unique_ptr<SealedReader>> SealedReader::Open(const std::stri
     return absl::DataLossError(absl::StrCat(path, ": the header is damaged"));
   }
   reader->keys_->prefix = header.substr(28 + kSaltBytes, kPrefixBytes);
-  GANTRY_RETURN_IF_ERROR(Derive(passphrase, absl::string_view(header).substr(28, kSaltBytes), log2_n, r, p,
-                                reader->keys_.get()));
+  GANTRY_RETURN_IF_ERROR(
+      Derive(passphrase, absl::string_view(header).substr(28, kSaltBytes), log2_n, r, p, reader->keys_.get()));
   const std::string mac = Mac(*reader->keys_, absl::string_view(header).substr(0, kMacAt));
   if (CRYPTO_memcmp(mac.data(), header.data() + kMacAt, kMacBytes) != 0) {
     return absl::PermissionDeniedError(
@@ -258,11 +258,11 @@ absl::Status SealedReader::NextChunk() {
   auto* in = reinterpret_cast<unsigned char*>(raw_.data());
   EVP_CIPHER_CTX* cipher = keys_->cipher.context;
   int length = 0, rest = 0;
-  const bool opened =
-      EVP_DecryptInit_ex(cipher, EVP_aes_256_gcm(), nullptr, keys_->aes(), reinterpret_cast<Bytes>(nonce.data())) == 1 &&
-      EVP_DecryptUpdate(cipher, out, &length, in, static_cast<int>(size - kTagBytes)) == 1 &&
-      EVP_CIPHER_CTX_ctrl(cipher, EVP_CTRL_GCM_SET_TAG, kTagBytes, in + size - kTagBytes) == 1 &&
-      EVP_DecryptFinal_ex(cipher, out + length, &rest) == 1;
+  const bool opened = EVP_DecryptInit_ex(cipher, EVP_aes_256_gcm(), nullptr, keys_->aes(),
+                                         reinterpret_cast<Bytes>(nonce.data())) == 1 &&
+                      EVP_DecryptUpdate(cipher, out, &length, in, static_cast<int>(size - kTagBytes)) == 1 &&
+                      EVP_CIPHER_CTX_ctrl(cipher, EVP_CTRL_GCM_SET_TAG, kTagBytes, in + size - kTagBytes) == 1 &&
+                      EVP_DecryptFinal_ex(cipher, out + length, &rest) == 1;
   if (!opened) {
     chunk_.clear();
     return damaged();

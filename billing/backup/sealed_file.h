@@ -2,9 +2,10 @@
 //
 // Layout (numbers little endian):
 //   header, 68 bytes:  "GANTRYBK" | u32 version 1 | u32 scrypt log2(N) | u32 scrypt r | u32 scrypt p | u32 chunk bytes
-//                      | salt, 16 bytes | nonce prefix, 7 bytes | 0, 1 byte | first 16 bytes of HMAC-SHA-256(mac key, all before)
-//   chunks:            AES-256-GCM(key, nonce, chunk), then its tag, 16 bytes; each holds `chunk bytes`, the last fewer or as many
-//   nonce, 12 bytes:   prefix | u32 big endian number of the chunk, from 0 | 1 for the last chunk, else 0
+//                      | salt, 16 bytes | nonce prefix, 7 bytes | 0, 1 byte | first 16 bytes of HMAC-SHA-256(mac key,
+//                      all before)
+//   chunks:            AES-256-GCM(key, nonce, chunk), then its tag, 16 bytes; each holds `chunk bytes`, the last fewer
+//   or as many nonce, 12 bytes:   prefix | u32 big endian number of the chunk, from 0 | 1 for the last chunk, else 0
 //   keys, 64 bytes:    scrypt(passphrase, salt): AES key, then MAC key
 // (STREAM of Hoang, Reyhanitabar, Rogaway and Vizar, 2015.) So a wrong passphrase is told before anything is decrypted,
 // and a flipped, moved, missing or added byte anywhere is DATA_LOSS. A damaged header cannot be told from a wrong

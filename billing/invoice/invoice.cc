@@ -13,6 +13,7 @@
 #include "billing/parties/party_tree.h"
 #include "billing/rating/rating.h"
 #include "billing/store/chain.h"
+#include "billing/store/lineage.h"
 #include "billing/usage/rollup.h"
 #include "engine/base/status_macros.h"
 
@@ -166,7 +167,7 @@ absl::StatusOr<v1::Invoice> FinalizeInvoice(Database& db, const v1::FinalizeInvo
     }
   }
   GANTRY_ASSIGN_OR_RETURN(invoice, Draft(db, party, request.period()));
-  const std::string series = absl::StrCat("G", request.period().substr(0, 4));
+  const std::string series = absl::StrCat("G", request.period().substr(0, 4), SeriesMark(db));
   int64_t number = 1;
   {
     Rows rows = db.Query("SELECT coalesce(max(number), 0) + 1 FROM invoice WHERE series = ?", series);

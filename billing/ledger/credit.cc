@@ -348,4 +348,9 @@ int64_t CountFenced(Database& db) {
   return count;
 }
 
+void FenceGateways(Database& db, int64_t now_us) {
+  // Epochs are microseconds since 1970 or more (services/common/instance.h): every start after now is larger.
+  db.Execute("UPDATE gateway SET epoch = max(epoch + 1, ?), since_us = ?", now_us, now_us);
+}
+
 }  // namespace gantry::billing

@@ -56,4 +56,8 @@ void ReleaseFenced(Database& db, int64_t fenced_before_us);
 // Open slices of epochs that are over, and pending holds: money set aside that nobody may be working with.
 int64_t CountFenced(Database& db);
 
+// After a restore: what gateways were granted before belongs to the past, as if each had started again. What they used
+// of it is taken when their records come; the rest is freed as for any gateway that is gone.
+void FenceGateways(Database& db, int64_t now_us);
+
 }  // namespace gantry::billing

@@ -211,8 +211,8 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
           if (request->made_us() <= 0 || request->made_us() > now_us) {
             return absl::InvalidArgumentError("made_us: expected the time that CreateBackup told");
           }
-          db.Execute("INSERT INTO backup (backup_id, made_us, confirmed_us, epoch, sequence) VALUES (?, ?, ?, ?, ?)", *id,
-                     request->made_us(), now_us, request->epoch(), request->sequence());
+          db.Execute("INSERT INTO backup (backup_id, made_us, confirmed_us, epoch, sequence) VALUES (?, ?, ?, ?, ?)",
+                     *id, request->made_us(), now_us, request->epoch(), request->sequence());
           *covered = BackupBefore(db, 1).position;
           return absl::OkStatus();
         },

@@ -34,7 +34,9 @@ class RefusedBackup final : public grpc::ServerWriteReactor<v1::BackupChunk> {
 class BackupStream final : public grpc::ServerWriteReactor<v1::BackupChunk> {
  public:
   BackupStream(const Context* context, std::atomic<bool>* busy)
-      : context_(context), busy_(busy), id_(NewTimeOrderedId()),
+      : context_(context),
+        busy_(busy),
+        id_(NewTimeOrderedId()),
         copy_(absl::StrCat(context->data_dir, "/", kCopyPrefix, id_.ToHex())) {
     facts_.set_backup_id(id_.ToBytes());
     // Whatever is acknowledged by now is in the copy.

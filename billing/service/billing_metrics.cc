@@ -54,7 +54,8 @@ BillingMetrics::BillingMetrics() {
   const auto gauge = [&](const char* name, const char* help) {
     return &prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add({});
   };
-  longest_commit_ = gauge("gantry_billing_longest_commit_seconds", "The slowest group commit since this process started");
+  longest_commit_ =
+      gauge("gantry_billing_longest_commit_seconds", "The slowest group commit since this process started");
   longest_checkpoint_ = gauge("gantry_billing_longest_checkpoint_seconds",
                               "The slowest checkpoint since this process started; commits wait for it");
   wal_bytes_ = gauge("gantry_billing_wal_bytes", "The write-ahead log; queries that take long let it grow");

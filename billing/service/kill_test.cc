@@ -1,72 +1,24 @@
 // kill -9 while usage is being taken: what was acknowledged is there once, whatever is sent again.
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <map>
 #include <random>
 #include <set>
 #include <thread>
 
 #include "billing/audit/audit.h"
+#include "billing/service/billing_process.h"
 #include "billing/store/store.h"
 #include "engine/base/long_test_util.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "services/common/ids.h"
-#include "services/common/rpc_test_util.h"
-
-extern char** environ;
 
 namespace gantry::billing {
 namespace {
-
-struct Deadline : grpc::ClientContext {
-  explicit Deadline(int seconds = 10) {
-    set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
-    set_wait_for_ready(true);
-  }
-};
-
-class Process {
- public:
-  explicit Process(const TestIdentities& identities) {
-    std::vector<std::string> args = {GANTRY_BILLING_BINARY,
-                                     "--listen=" + identities.Socket("billing"),
-                                     "--metrics=127.0.0.1:0",
-                                     "--data-dir=" + identities.dir() + "/billing",
-                                     "--identity-dir=" + identities.identity_dir(),
-                                     "--admin-key-file=" + identities.admin_key_file(),
-                                     "--log-level=error"};
-    std::vector<char*> argv;
-    for (std::string& arg : args) argv.push_back(arg.data());
-    argv.push_back(nullptr);
-    if (posix_spawn(&pid_, argv[0], nullptr, nullptr, argv.data(), environ) != 0) std::abort();
-  }
-  ~Process() { Kill(); }
-  void Kill() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    pid_ = 0;
-  }
-
- private:
-  pid_t pid_ = 0;
-};
-
-template <typename Request>
-Request Keyed(const char* key) {
-  Request request;
-  request.set_idempotency_key(key);
-  return request;
-}
 
 // Everything that the sender believes.
 struct Ledger {
@@ -79,7 +31,7 @@ TEST(BillingKill, LosesNothingAndCountsNothingTwice) {
   const int rounds = engine::LongTests() ? 1'000 : 50;
   const auto start = std::chrono::steady_clock::now();
   TestIdentities identities;
-  auto process = std::make_unique<Process>(identities);
+  auto process = std::make_unique<BillingProcess>(identities);
   auto channel = [&](const char* name) { return MakeChannel(identities.Socket("billing"), identities.Get(name)); };
   auto admin = v1::BillingAdmin::NewStub(channel("admin"));
   v1::Party tenant;
@@ -172,7 +124,7 @@ TEST(BillingKill, LosesNothingAndCountsNothingTwice) {
     process->Kill();
     context.TryCancel();  // it may not have been connected yet
     sender.join();
-    process = std::make_unique<Process>(identities);
+    process = std::make_unique<BillingProcess>(identities);
   }
   process->Kill();
 

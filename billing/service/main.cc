@@ -23,9 +23,10 @@ int main(int argc, char** argv) {
   config.String("data-dir", &options.data_dir, "directory of gantry.db and pepper; only one process may use it")
       .Required()
       .Example("/var/lib/gantry/billing");
-  config.String("command-log", &options.command_log,
-                "directory on another disk: every group commit syncs its changes there before it is acknowledged, and a "
-                "backup with them restores everything; empty: none")
+  config
+      .String("command-log", &options.command_log,
+              "directory on another disk: every group commit syncs its changes there before it is acknowledged, and a "
+              "backup with them restores everything; empty: none")
       .Example("/mnt/other/gantry-command-log");
   config.Int("witness-deadline-ms", &options.witness_deadline_ms, 100, 86'400'000,
              "how long a request waits for its second witness before it is flagged, milliseconds");

@@ -29,10 +29,37 @@ const char* ConflictName(int conflict) {
 int OnConflict(void* out, int conflict, sqlite3_changeset_iter* change) {
   const char* table = "";
   int columns = 0, operation = 0, indirect = 0;
-  if (conflict != SQLITE_CHANGESET_FOREIGN_KEY)
-    sqlite3changeset_op(change, &table, &columns, &operation, &indirect);
+  if (conflict != SQLITE_CHANGESET_FOREIGN_KEY) sqlite3changeset_op(change, &table, &columns, &operation, &indirect);
   *static_cast<std::string*>(out) = absl::StrCat("table ", table, ": ", ConflictName(conflict));
   return SQLITE_CHANGESET_ABORT;
+}
+
+// SQLite skips, silently, what was changed in a table that is not there or has another shape here.
+absl::Status CheckTables(Database& database, absl::string_view changes) {
+  sqlite3_changeset_iter* at = nullptr;
+  int code = sqlite3changeset_start(&at, static_cast<int>(changes.size()), const_cast<char*>(changes.data()));
+  std::string last, wrong;
+  while (code == SQLITE_OK && wrong.empty() && sqlite3changeset_next(at) == SQLITE_ROW) {
+    const char* table = "";
+    int columns = 0, operation = 0, indirect = 0, key_columns = 0;
+    unsigned char* keys = nullptr;
+    code = sqlite3changeset_op(at, &table, &columns, &operation, &indirect);
+    if (code != SQLITE_OK || last == table) continue;
+    last = table;
+    code = sqlite3changeset_pk(at, &keys, &key_columns);
+    int found = 0;
+    bool same = code == SQLITE_OK;
+    Rows rows = database.Query("SELECT pk FROM pragma_table_info(?) ORDER BY cid", last);
+    for (; rows.Next(); ++found) same = same && found < key_columns && (rows.Int(0) != 0) == (keys[found] != 0);
+    if (!same || found != columns) wrong = last;
+  }
+  const int ended = sqlite3changeset_finalize(at);
+  absl::Status read = database.TakeError();
+  if (!read.ok()) return read;
+  if (!wrong.empty())
+    return absl::DataLossError(absl::StrCat("changes do not fit the books: table ", wrong, " has another shape"));
+  if (code != SQLITE_OK || ended != SQLITE_OK) return absl::DataLossError("changes cannot be read");
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -102,6 +129,8 @@ absl::StatusOr<std::string> ChangeRecorder::Changes() const {
 }
 
 absl::Status ApplyChanges(Database& database, absl::string_view changes) {
+  absl::Status fits = CheckTables(database, changes);
+  if (!fits.ok()) return fits;
   sqlite3* handle = database.handle();
   // What triggers did is among the changes.
   int triggers = 0;

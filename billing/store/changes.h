@@ -40,8 +40,8 @@ class ChangeRecorder {
   sqlite3_session* session_;
 };
 
-// Inside a transaction of the caller, triggers silent. DATA_LOSS names the table where the books are not in the state in
-// which the changes were made; then the transaction must be rolled back.
+// Inside a transaction of the caller, triggers silent. DATA_LOSS names the table where the books are not in the state
+// in which the changes were made; then the transaction must be rolled back.
 absl::Status ApplyChanges(Database& database, absl::string_view changes);
 
 }  // namespace gantry::billing

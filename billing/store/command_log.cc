@@ -186,7 +186,8 @@ absl::Status CommandLogReader::Replay(const BooksPosition& from,
     const auto found = epochs_.find(epoch);
     if (found == epochs_.end() || found->second.continues.epoch == 0 || found->second.continues.epoch >= epoch) {
       return absl::OutOfRangeError(absl::StrCat("epoch ", epoch, " of the command log does not continue epoch ",
-                                                from.epoch, ": a restore without the log lies between; take a backup "
+                                                from.epoch,
+                                                ": a restore without the log lies between; take a backup "
                                                 "made after it"));
     }
     way.emplace_back(epoch, until);
@@ -210,7 +211,8 @@ absl::Status CommandLogReader::Replay(const BooksPosition& from,
       const bool is_last = at == way.back().first;
       GANTRY_RETURN_IF_ERROR(ReadEpoch(at, last, to, checking ? nullptr : apply, &last));
       if (!is_last && last != to) {
-        return absl::OutOfRangeError(absl::StrCat("epoch ", at, " of the command log ends at ", last, ", expected ", to));
+        return absl::OutOfRangeError(
+            absl::StrCat("epoch ", at, " of the command log ends at ", last, ", expected ", to));
       }
       if (!checking) *end = {at, last};
     }
@@ -313,10 +315,9 @@ absl::Status CommandLog::Prune(FileSystem* file_system, const std::string& direc
   for (size_t i = 0; i < segments.size(); ++i) {
     const BooksPosition& first = segments[i].first;
     // What is in a segment comes before the first record of the next, or is that very record.
-    const bool is_covered = first.epoch < covered.epoch ||
-                            (first.epoch == covered.epoch && i + 1 < segments.size() &&
-                             segments[i + 1].first.epoch == first.epoch &&
-                             segments[i + 1].first.sequence <= covered.sequence);
+    const bool is_covered = first.epoch < covered.epoch || (first.epoch == covered.epoch && i + 1 < segments.size() &&
+                                                            segments[i + 1].first.epoch == first.epoch &&
+                                                            segments[i + 1].first.sequence <= covered.sequence);
     if (!is_covered) continue;
     GANTRY_RETURN_IF_ERROR(file_system->Remove(segments[i].second));
     removed = true;

@@ -2,16 +2,16 @@
 // group commit, synced to a directory on another disk before the group commits. Why row changes and not commands:
 // docs/decisions/0008-command-log-of-row-changes.md.
 //
-// On disk: segments DIR/EEEEEEEEEE-NNNNNNNNNNNNNNNNNNNN-AAAAAA.commands, named by epoch, first sequence and how many began
-// there before. A record is
+// On disk: segments DIR/EEEEEEEEEE-NNNNNNNNNNNNNNNNNNNN-AAAAAA.commands, named by epoch, first sequence and how many
+// began there before. A record is
 //   u32 body length | u32 CRC-32C of all that follows | i64 sequence | u32 epoch | u32 type | i64 time_us | body
 // (little endian). The first of a segment is kSegment: books' id (16 bytes), u32 epoch and i64 sequence that an epoch's
-// first segment continues (0, 0: it continues nothing, a backup must). Sequences rise by one within an epoch. A segment is
-// never written again after a restart: the next one begins with the last record once more, because what was read from a
-// file whose sync failed may be in the kernel's memory only.
+// first segment continues (0, 0: it continues nothing, a backup must). Sequences rise by one within an epoch. A segment
+// is never written again after a restart: the next one begins with the last record once more, because what was read
+// from a file whose sync failed may be in the kernel's memory only.
 //
-// A record is synced before the next is written, so at most the last of a segment can be torn. Damage anywhere before is
-// DATA_LOSS and names segment and offset.
+// A record is synced before the next is written, so at most the last of a segment can be torn. Damage anywhere before
+// is DATA_LOSS and names segment and offset.
 //
 // Threads: one at a time.
 #pragma once
@@ -95,8 +95,8 @@ class CommandLog {
     Id16 books_id;
     int64_t segment_bytes = 64 << 20;
   };
-  // Goes on after `last`; `continues` for the first segment of an epoch. Makes the directory. REQUIRES: the log does not
-  // go further. Errors name the path.
+  // Goes on after `last`; `continues` for the first segment of an epoch. Makes the directory. REQUIRES: the log does
+  // not go further. Errors name the path.
   static absl::StatusOr<std::unique_ptr<CommandLog>> Open(Options options, const BooksPosition& last,
                                                           const BooksPosition& continues = {});
 

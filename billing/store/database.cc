@@ -93,7 +93,8 @@ absl::StatusOr<int> LockBeside(const std::string& path) {
 
 // A process that died of a failed sync may have left pages of the write-ahead log that are in the kernel's memory only
 // and count as clean: SQLite would read them, copy them into the database, and a power loss would bring back the log
-// without them, to be replayed over a database that has them. Writing every byte again makes the log what it looks like.
+// without them, to be replayed over a database that has them. Writing every byte again makes the log what it looks
+// like.
 absl::Status MakeLogDurable(const std::string& path, const char* vfs_name) {
   sqlite3_vfs* vfs = sqlite3_vfs_find(vfs_name);
   // With the zero bytes around it that SQLite's file names have.
@@ -223,8 +224,8 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
       "PRAGMA mmap_size = 0; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -4096; PRAGMA "
       "temp_store = MEMORY;");
   if (mode == Mode::kWriter) {
-    database->Script(absl::StrCat("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 0; "
-                                  "PRAGMA journal_size_limit = ",
+    database->Script(absl::StrCat("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; "
+                                  "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = ",
                                   kWalFileBytesKept)
                          .c_str());
     sqlite3_wal_hook(handle, &Database::OnCommit, database.get());
@@ -325,8 +326,9 @@ int Database::OnCommit(void* self, sqlite3*, const char*, int frames) {
 absl::StatusOr<WalFrames> Database::Checkpoint(bool restart, std::chrono::milliseconds wait) {
   WalFrames frames;
   sqlite3_busy_timeout(handle_, static_cast<int>(wait.count()));
-  const int code = sqlite3_wal_checkpoint_v2(
-      handle_, "main", restart ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_PASSIVE, &frames.all, &frames.checkpointed);
+  const int code =
+      sqlite3_wal_checkpoint_v2(handle_, "main", restart ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_PASSIVE,
+                                &frames.all, &frames.checkpointed);
   absl::Status status = code == SQLITE_OK ? absl::OkStatus() : SqliteStatus(code, sqlite3_errmsg(handle_));
   sqlite3_busy_timeout(handle_, kBusyMs);
   if (code == SQLITE_BUSY) return absl::UnavailableError("readers still need the write-ahead log");

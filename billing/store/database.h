@@ -4,9 +4,9 @@
 // nothing and read nothing until TakeError. The writer asks once per command, so that commands need no check after each
 // line, and a command whose reads failed can never commit what it concluded from them.
 //
-// Rule R13: one connection writes and checkpoints, on one thread; others read only. SQLite before 3.51.3 may lose commits
-// when two connections do, so nothing here checkpoints by itself: Checkpoint() is called between commits, by the writer.
-// No mmap. SQLite's version and `synchronous` = FULL are asserted at open.
+// Rule R13: one connection writes and checkpoints, on one thread; others read only. SQLite before 3.51.3 may lose
+// commits when two connections do, so nothing here checkpoints by itself: Checkpoint() is called between commits, by
+// the writer. No mmap. SQLite's version and `synchronous` = FULL are asserted at open.
 //
 // Threads: one thread at a time per Database, except Interrupt.
 #pragma once
@@ -127,8 +127,8 @@ class Database {
   // As if a statement had failed with `error`: what found the books wrong in the middle of a command says so here.
   void Fail(absl::Status error);
   // The first error since the last call, as RESOURCE_EXHAUSTED (disk full), DATA_LOSS (I/O, corruption), UNAVAILABLE
-  // (locked by somebody else), DEADLINE_EXCEEDED or INTERNAL. *disk (may be null): whether it says that the files cannot
-  // be used, and not only that a statement was wrong.
+  // (locked by somebody else), DEADLINE_EXCEEDED or INTERNAL. *disk (may be null): whether it says that the files
+  // cannot be used, and not only that a statement was wrong.
   absl::Status TakeError(bool* disk = nullptr);
   // False once SQLite has rolled a transaction back by itself, as it does when the disk is full.
   bool InTransaction() const;

@@ -34,7 +34,8 @@ void Apply(const Operation& operation, std::string* bytes) {
     bytes->resize(operation.offset);
     return;
   }
-  if (bytes->size() < operation.offset + operation.bytes.size()) bytes->resize(operation.offset + operation.bytes.size());
+  if (bytes->size() < operation.offset + operation.bytes.size())
+    bytes->resize(operation.offset + operation.bytes.size());
   bytes->replace(operation.offset, operation.bytes.size(), operation.bytes);
 }
 
@@ -184,8 +185,8 @@ struct FaultyVfs::Impl {
     OpenFile* open = Of(file);
     Impl* self = open->owner;
     std::lock_guard lock(self->mutex);
-    Operation operation{static_cast<size_t>(offset), std::string(static_cast<const char*>(data), static_cast<size_t>(amount)),
-                        false};
+    Operation operation{static_cast<size_t>(offset),
+                        std::string(static_cast<const char*>(data), static_cast<size_t>(amount)), false};
     int code = SQLITE_OK;
     if (self->Fails(open->path, false)) {
       code = self->fault == Fault::kFull ? SQLITE_FULL : SQLITE_IOERR_WRITE;

@@ -1,10 +1,10 @@
 // For tests: a SQLite VFS whose files are in memory and whose disk misbehaves on command.
 //
-// What is written is visible at once, as through a kernel's page cache, and durable once a sync of the file succeeded; a
-// name is durable once its directory was synced (SQLite does that for its logs). LosePower keeps what is durable and
-// decides for every sector of every later write by itself, so that later writes may survive earlier ones and a write may
-// survive in parts. A sync that fails leaves the nastiest state that kernels are known for: some sectors reached the disk,
-// the others never will unless they are written again, all of them look clean, and a second sync succeeds.
+// What is written is visible at once, as through a kernel's page cache, and durable once a sync of the file succeeded;
+// a name is durable once its directory was synced (SQLite does that for its logs). LosePower keeps what is durable and
+// decides for every sector of every later write by itself, so that later writes may survive earlier ones and a write
+// may survive in parts. A sync that fails leaves the nastiest state that kernels are known for: some sectors reached
+// the disk, the others never will unless they are written again, all of them look clean, and a second sync succeeds.
 //
 // Randomness, time and sleeping are those of the machine's VFS. Locks and shared memory work between the connections of
 // this process, so that the database runs in WAL mode with readers.
@@ -39,8 +39,8 @@ class FaultyVfs {
 
   const char* name() const;
 
-  // The n-th write, truncation, sync or removal from now (1: the next; kReadError: the n-th read) fails; with `stays` all
-  // after it as well. `seed` decides what is in part and what a failed sync left behind.
+  // The n-th write, truncation, sync or removal from now (1: the next; kReadError: the n-th read) fails; with `stays`
+  // all after it as well. `seed` decides what is in part and what a failed sync left behind.
   void FailAt(int64_t n, Fault fault, bool stays, uint64_t seed);
   // Everything works again.
   void Heal();

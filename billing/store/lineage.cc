@@ -44,9 +44,9 @@ absl::Status ApplyRecord(Database& database, const std::string& path, absl::Span
   if (record.type == LogRecord::kSchema) {
     size_t version = 0;
     if (!absl::SimpleAtoi(record.body, &version) || version > migrations.size()) {
-      return named(absl::FailedPreconditionError(absl::StrCat(
-          "it needs schema version ", record.body, ", this program knows up to ", migrations.size(),
-          "; install the newer gantry-billing that wrote it")));
+      return named(absl::FailedPreconditionError(absl::StrCat("it needs schema version ", record.body,
+                                                              ", this program knows up to ", migrations.size(),
+                                                              "; install the newer gantry-billing that wrote it")));
     }
     absl::Status applied = ApplySchema(database, path, migrations.subspan(0, version), false);
     if (!applied.ok()) return named(applied);
@@ -66,9 +66,14 @@ absl::Status ApplyRecord(Database& database, const std::string& path, absl::Span
   return status.ok() ? status : named(status);
 }
 
+std::string SeriesMark(Database& database) {
+  Rows rows = database.Query("SELECT max(epoch) FROM restore WHERE complete = 0");
+  return rows.Next() && !rows.IsNull(0) ? absl::StrCat("R", rows.Int(0)) : "";
+}
+
 CoveredBy BackupBefore(Database& database, int generation) {
-  Rows rows = database.Query("SELECT made_us, epoch, sequence FROM backup ORDER BY made_us DESC LIMIT 1 OFFSET ?",
-                             generation);
+  Rows rows =
+      database.Query("SELECT made_us, epoch, sequence FROM backup ORDER BY made_us DESC LIMIT 1 OFFSET ?", generation);
   if (!rows.Next()) return {};
   return {rows.Int(0), {static_cast<uint32_t>(rows.Int(1)), rows.Int(2)}};
 }

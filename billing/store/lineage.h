@@ -24,10 +24,14 @@ struct Lineage {
 absl::StatusOr<bool> HasLineage(Database& database);
 absl::StatusOr<Lineage> ReadLineage(Database& database);
 
-// One record of a command log applied in a transaction of its own; the schema's steps without copies. DATA_LOSS: the books
-// are not in the state in which it was made.
+// One record of a command log applied in a transaction of its own; the schema's steps without copies. DATA_LOSS: the
+// books are not in the state in which it was made.
 absl::Status ApplyRecord(Database& database, const std::string& path, absl::Span<const Migration> migrations,
                          const LogRecord& record);
+
+// Stands in the series of invoices: "" until a restore that may have lost numbers given to customers, then "R2" for the
+// one that began epoch 2, so that no number is given twice.
+std::string SeriesMark(Database& database);
 
 // What one backup after the other, confirmed, covers; zero when there is none. `generation` 0: the newest, 1: the one
 // before it.

@@ -1,9 +1,9 @@
 // A copy of a database that is in use, made in steps between its commits (SQLite's backup API).
 //
 // The source is the writer's own connection: what it commits between two steps goes into the pages that were copied
-// already, so the copy never starts again, holds no reader's snapshot and is, once complete, the state of the last commit
-// before its last step. (From a reader's connection every commit would start it anew, or one long snapshot would keep
-// the write-ahead log from beginning again.)
+// already, so the copy never starts again, holds no reader's snapshot and is, once complete, the state of the last
+// commit before its last step. (From a reader's connection every commit would start it anew, or one long snapshot would
+// keep the write-ahead log from beginning again.)
 #pragma once
 
 #include <memory>

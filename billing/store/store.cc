@@ -106,10 +106,10 @@ absl::Status Store::OpenLog() {
   GANTRY_RETURN_IF_ERROR(CheckRecordable(writer));
   // A number that no record has keeps older backups from being completed with what follows.
   if (!lineage.logged) ++position_.sequence;
-  GANTRY_ASSIGN_OR_RETURN(log_, CommandLog::Open({.file_system = options_.file_system,
-                                                  .directory = directory,
-                                                  .books_id = lineage.books_id},
-                                                 position_));
+  GANTRY_ASSIGN_OR_RETURN(
+      log_,
+      CommandLog::Open({.file_system = options_.file_system, .directory = directory, .books_id = lineage.books_id},
+                       position_));
   WarnWhenOnTheSameDisk(options_.path, directory);
   if (!lineage.logged) {
     writer.Execute("UPDATE lineage SET logged = 1, sequence = ?, logged_schema = ?", position_.sequence, schema);
@@ -130,8 +130,8 @@ absl::Status Store::OpenLog() {
   return writer.TakeError();
 }
 
-// Applies what the command log has and the books have not: the group whose commit a crash cut off, or more when the books'
-// disk lied about its syncs.
+// Applies what the command log has and the books have not: the group whose commit a crash cut off, or more when the
+// books' disk lied about its syncs.
 absl::Status Store::CatchUp(const std::string& directory) {
   Database& writer = *writer_;
   GANTRY_ASSIGN_OR_RETURN(const Lineage lineage, ReadLineage(writer));
@@ -139,9 +139,9 @@ absl::Status Store::CatchUp(const std::string& directory) {
   GANTRY_ASSIGN_OR_RETURN(CommandLogReader log,
                           CommandLogReader::Open(options_.file_system, directory, lineage.books_id));
   if (log.newest_epoch() > lineage.position.epoch) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the command log in ", directory, " is at epoch ", log.newest_epoch(), ", the books are at ",
-                     lineage.position.epoch, ": they were restored elsewhere since; use the restored books"));
+    return absl::FailedPreconditionError(absl::StrCat("the command log in ", directory, " is at epoch ",
+                                                      log.newest_epoch(), ", the books are at ", lineage.position.epoch,
+                                                      ": they were restored elsewhere since; use the restored books"));
   }
   BooksPosition end;
   int64_t records = 0;
@@ -159,10 +159,11 @@ absl::Status Store::CatchUp(const std::string& directory) {
   const absl::StatusOr<LogRecord> last = log.Last(lineage.position.epoch);
   if (!last.ok() && !absl::IsNotFound(last.status())) return last.status();
   if (!last.ok() || last->position != end) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the command log in ", directory, " ends at ", last.ok() ? last->position.sequence : 0, ", the books are at ",
-        end.sequence, " of epoch ", end.epoch, ": it is not complete. Give the directory that these books used, or start ",
-        "once without a command log, then make a backup"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the command log in ", directory, " ends at ", last.ok() ? last->position.sequence : 0,
+                     ", the books are at ", end.sequence, " of epoch ", end.epoch,
+                     ": it is not complete. Give the directory that these books used, or start ",
+                     "once without a command log, then make a backup"));
   }
   return absl::OkStatus();
 }
@@ -276,8 +277,7 @@ void Store::WriterLoop() {
     bool failed = false;
     {
       std::unique_lock lock(mutex_);
-      write_wake_.wait(lock,
-                       [this] { return stopping_ || !writes_.empty() || !taken_.empty() || !copies_.empty(); });
+      write_wake_.wait(lock, [this] { return stopping_ || !writes_.empty() || !taken_.empty() || !copies_.empty(); });
       if (stopping_ && writes_.empty() && taken_.empty()) break;
       while (!writes_.empty() && taken_.size() < options_.group_commands) {
         taken_.push_back(std::move(writes_.front()));
@@ -305,9 +305,9 @@ void Store::Refuse() {
 
 // From here on nothing is written.
 void Store::Fail(const absl::Status& why, bool unknown) {
-  absl::Status refusal = absl::UnavailableError(absl::StrCat("billing cannot write: ", why.message(),
-                                                             "; nothing is acknowledged until then: ",
-                                                             Cure(why, options_.path), ", then restart gantry-billing"));
+  absl::Status refusal = absl::UnavailableError(absl::StrCat(
+      "billing cannot write: ", why.message(), "; nothing is acknowledged until then: ", Cure(why, options_.path),
+      ", then restart gantry-billing"));
   {
     std::lock_guard lock(mutex_);
     if (!failure_.ok()) return;
@@ -413,8 +413,9 @@ absl::Status Store::RunGroup(std::vector<absl::Status>* results, std::vector<Job
   absl::Status committed = db.TakeError(disk);
   if (committed.ok()) return absl::OkStatus();
   *disk = true;
-  // A full disk stops the group's last frame, which makes it count, from being written; a lock stops all of it. Any other
-  // error may come after that frame. With a command log the group is there already and comes back at the next start.
+  // A full disk stops the group's last frame, which makes it count, from being written; a lock stops all of it. Any
+  // other error may come after that frame. With a command log the group is there already and comes back at the next
+  // start.
   *unknown = log_ != nullptr || !(absl::IsResourceExhausted(committed) || absl::IsUnavailable(committed));
   return undo(committed);
 }

@@ -1,13 +1,13 @@
 // Who writes and who reads.
 //
 // Commands change the books. They run one after the other on one thread, each in a savepoint of its own: an error
-// undoes that command alone. What is queued is committed together (one fsync for up to 512 commands or 5 ms of work), and
-// `done` is called after the commit is durable, so an OK is a promise. With a command log the group's row changes are
-// synced there before the commit.
+// undoes that command alone. What is queued is committed together (one fsync for up to 512 commands or 5 ms of work),
+// and `done` is called after the commit is durable, so an OK is a promise. With a command log the group's row changes
+// are synced there before the commit.
 //
-// When the files cannot be written (full disk, I/O error, somebody else's lock) nothing of the group is acknowledged, and
-// no write is tried again until the store is opened anew: later commands get UNAVAILABLE with the reason and the cure,
-// queries go on. When a commit failed so that nobody knows whether the disk holds it, `on_fatal` is told as well.
+// When the files cannot be written (full disk, I/O error, somebody else's lock) nothing of the group is acknowledged,
+// and no write is tried again until the store is opened anew: later commands get UNAVAILABLE with the reason and the
+// cure, queries go on. When a commit failed so that nobody knows whether the disk holds it, `on_fatal` is told as well.
 //
 // Queries see the last commit, on threads and connections of their own that cannot write. Each is limited in time,
 // because the write-ahead log cannot begin anew while an old state is being read.
@@ -52,19 +52,19 @@ struct StoreStats {
 class Store {
  public:
   struct Options {
-    std::string path;                                             // gantry.db
-    int readers = 2;                                              // threads
-    size_t queue_limit = 65'536;                                  // commands and queries that may wait, each
-    size_t group_commands = 512;                                  // of one commit, at most
-    std::chrono::microseconds group_time{5'000};                  // a group takes no further command after it
-    std::chrono::milliseconds read_limit{30'000};                 // of a query
-    int checkpoint_frames = 1'000;                                // four times as many while commands wait
-    int wal_frames_max = 65'536;                                  // 256 MiB: beyond, queries that hold it back are ended
-    std::string command_log;                                      // directory, on another disk; empty: none
-    FileSystem* file_system = PosixFileSystem();                  // of the command log
-    const char* vfs = nullptr;                                    // see Database::Open
-    absl::Span<const Migration> migrations = Migrations();        // outlive the store
-    Clock clock;                                                  // for the command log; null: the system's
+    std::string path;                                       // gantry.db
+    int readers = 2;                                        // threads
+    size_t queue_limit = 65'536;                            // commands and queries that may wait, each
+    size_t group_commands = 512;                            // of one commit, at most
+    std::chrono::microseconds group_time{5'000};            // a group takes no further command after it
+    std::chrono::milliseconds read_limit{30'000};           // of a query
+    int checkpoint_frames = 1'000;                          // four times as many while commands wait
+    int wal_frames_max = 65'536;                            // 256 MiB: beyond, queries that hold it back are ended
+    std::string command_log;                                // directory, on another disk; empty: none
+    FileSystem* file_system = PosixFileSystem();            // of the command log
+    const char* vfs = nullptr;                              // see Database::Open
+    absl::Span<const Migration> migrations = Migrations();  // outlive the store
+    Clock clock;                                            // for the command log; null: the system's
     std::function<void(double seconds, int commands)> on_commit;  // null: nobody measures
     // A commit failed and what the disk holds is unknown: the process must end and recover from it. Null: abort.
     std::function<void(absl::Status)> on_fatal;
@@ -90,8 +90,8 @@ class Store {
   void ReadFor(std::chrono::milliseconds limit, Command query, Done done);
   absl::Status ReadAndWait(Command query);
 
-  // A complete, synced copy of the books at some moment between the call and `done`, while commands go on; one after the
-  // other. `done` on a thread of its own. CANCELLED when the store closes first.
+  // A complete, synced copy of the books at some moment between the call and `done`, while commands go on; one after
+  // the other. `done` on a thread of its own. CANCELLED when the store closes first.
   void Copy(std::string path, Done done);
   absl::Status CopyAndWait(std::string path);
   // Removes what the command log holds up to `covered`: a backup has it. Nothing without a command log.
@@ -145,12 +145,12 @@ class Store {
   std::vector<std::unique_ptr<Reader>> readers_;
   mutable std::mutex mutex_;
   std::condition_variable write_wake_, read_wake_;
-  std::deque<Job> writes_;                                             // guarded by mutex_
-  std::deque<std::pair<std::chrono::milliseconds, Job>> reads_;        // guarded by mutex_
-  std::deque<CopyJob> copies_;                                         // guarded by mutex_
-  absl::Status failure_;                                               // guarded by mutex_
-  StoreStats stats_;                                                   // guarded by mutex_
-  bool stopping_ = false;                                              // guarded by mutex_
+  std::deque<Job> writes_;                                       // guarded by mutex_
+  std::deque<std::pair<std::chrono::milliseconds, Job>> reads_;  // guarded by mutex_
+  std::deque<CopyJob> copies_;                                   // guarded by mutex_
+  absl::Status failure_;                                         // guarded by mutex_
+  StoreStats stats_;                                             // guarded by mutex_
+  bool stopping_ = false;                                        // guarded by mutex_
   std::thread writer_thread_;
 };
 

@@ -346,7 +346,8 @@ TEST_F(StoreFaultTest, NothingAcknowledgedIsLostAndNothingRefusedIsThere) {
     if (HasFailure()) return;
   }
   std::printf(
-      "%llu seeds: %lld commands, %lld faults, %lld stores refused, %lld commits unknown (%lld commands, %lld of them came "
+      "%llu seeds: %lld commands, %lld faults, %lld stores refused, %lld commits unknown (%lld commands, %lld of them "
+      "came "
       "back), %lld starts refused, %lld ends, %lld replays; 0 lost, 0 half there, %.1f s\n",
       static_cast<unsigned long long>(seeds), static_cast<long long>(counts.commands),
       static_cast<long long>(counts.faults), static_cast<long long>(counts.sticky),
@@ -375,14 +376,19 @@ TEST_F(StoreFaultTest, AFullDiskRefusesWithTheReasonAndTheCure) {
   EXPECT_FALSE(fatal_) << "everybody knows that it is not there";
   vfs_.Heal();
   EXPECT_FALSE(store->WriteAndWait([](Database& db) { return Book(db, 3); }).ok()) << "not before it was opened anew";
-  EXPECT_TRUE(store->ReadAndWait([](Database& db) { return Booked(db).size() == 1 ? absl::OkStatus() : absl::DataLossError(""); }).ok());
+  EXPECT_TRUE(store
+                  ->ReadAndWait(
+                      [](Database& db) { return Booked(db).size() == 1 ? absl::OkStatus() : absl::DataLossError(""); })
+                  .ok());
   store.reset();
   store = *Store::Open(Options());
   EXPECT_TRUE(store->WriteAndWait([](Database& db) { return Book(db, 4); }).ok());
-  EXPECT_TRUE(store->ReadAndWait([](Database& db) {
-    EXPECT_EQ(Booked(db), (std::set<int64_t>{1, 4}));
-    return absl::OkStatus();
-  }).ok());
+  EXPECT_TRUE(store
+                  ->ReadAndWait([](Database& db) {
+                    EXPECT_EQ(Booked(db), (std::set<int64_t>{1, 4}));
+                    return absl::OkStatus();
+                  })
+                  .ok());
 }
 
 TEST_F(StoreFaultTest, AFailedSyncOfACommitIsFatal) {
@@ -429,10 +435,12 @@ TEST_F(StoreFaultTest, ACommandLogThatCannotBeSyncedStopsTheCommit) {
   files.FailAt(2, absl::DataLossError("EIO"), false, 1);
   EXPECT_TRUE(absl::IsUnavailable(store->WriteAndWait([](Database& db) { return Book(db, 2); })));
   EXPECT_TRUE(fatal_) << "the record may be there, and then it counts at the next start";
-  EXPECT_TRUE(store->ReadAndWait([](Database& db) {
-    EXPECT_EQ(Booked(db), (std::set<int64_t>{1}));
-    return absl::OkStatus();
-  }).ok());
+  EXPECT_TRUE(store
+                  ->ReadAndWait([](Database& db) {
+                    EXPECT_EQ(Booked(db), (std::set<int64_t>{1}));
+                    return absl::OkStatus();
+                  })
+                  .ok());
 }
 
 TEST_F(StoreFaultTest, WhatOnlyTheCommandLogHasComesBackAtTheNextStart) {
@@ -452,10 +460,12 @@ TEST_F(StoreFaultTest, WhatOnlyTheCommandLogHasComesBackAtTheNextStart) {
   store.reset();
   vfs_.Load(older);  // a disk that lied about its syncs
   store = *Store::Open(options);
-  EXPECT_TRUE(store->ReadAndWait([](Database& db) {
-    EXPECT_EQ(Booked(db).size(), 19u);
-    return absl::OkStatus();
-  }).ok());
+  EXPECT_TRUE(store
+                  ->ReadAndWait([](Database& db) {
+                    EXPECT_EQ(Booked(db).size(), 19u);
+                    return absl::OkStatus();
+                  })
+                  .ok());
 }
 
 TEST_F(StoreFaultTest, BooksThatWentOnWithoutTheirLogRefuseIt) {
@@ -480,7 +490,8 @@ TEST_F(StoreFaultTest, BooksThatWentOnWithoutTheirLogRefuseIt) {
   const Lineage lineage = *ReadLineage(*database);
   auto log = *CommandLogReader::Open(&files, kLogDirectory, lineage.books_id);
   BooksPosition end;
-  const absl::Status status = log.Replay(lineage.position, [](const LogRecord&) { return absl::OkStatus(); }, &end);
+  const absl::Status status = log.Replay(
+      lineage.position, [](const LogRecord&) { return absl::OkStatus(); }, &end);
   EXPECT_TRUE(absl::IsOutOfRange(status)) << status;
 }
 

@@ -4,6 +4,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -49,7 +50,24 @@ class AdminClient {
     if (!status.ok()) return Explain(FromGrpcStatus(status));
     return response;
   }
-  // The same for a request that changes something: fills in its idempotency key, random when `key` is empty, and names
+  // Hands over, one after the other, what a call streams, within `deadline` in all. An error of `take` ends it.
+  template <typename Request, typename Part>
+  absl::Status Stream(std::unique_ptr<grpc::ClientReader<Part>> (v1::BillingAdmin::Stub::*method)(grpc::ClientContext*,
+                                                                                                  const Request&),
+                      const Request& request, absl::Duration deadline,
+                      const std::function<absl::Status(const Part&)>& take) const {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+    const auto reader = (stub_.get()->*method)(&context, request);
+    Part part;
+    absl::Status taken;
+    while (taken.ok() && reader->Read(&part)) taken = take(part);
+    if (!taken.ok()) context.TryCancel();
+    const grpc::Status status = reader->Finish();
+    if (!taken.ok()) return taken;
+    return status.ok() ? absl::OkStatus() : Explain(FromGrpcStatus(status));
+  }
+  // As Call for a request that changes something: fills in its idempotency key, random when `key` is empty, and names
   // the key when the outcome is unknown.
   template <typename Request, typename Response>
   absl::StatusOr<Response> CallOnce(grpc::Status (v1::BillingAdmin::Stub::*method)(grpc::ClientContext*, const Request&,

@@ -108,6 +108,7 @@ int RunCli(const std::vector<std::string>& arguments, std::ostream& out, std::os
   AddPlanCommands(app, invocation);
   AddMoneyCommands(app, invocation);
   AddAuditCommand(app, invocation);
+  AddBackupCommands(app, invocation);
   AddChatCommand(app, invocation);
   AddTcoCommand(app, invocation);
 

@@ -47,6 +47,7 @@ void AddKeyCommands(CLI::App& app, Invocation& invocation);
 void AddPlanCommands(CLI::App& app, Invocation& invocation);
 void AddMoneyCommands(CLI::App& app, Invocation& invocation);
 void AddAuditCommand(CLI::App& app, Invocation& invocation);
+void AddBackupCommands(CLI::App& app, Invocation& invocation);
 void AddChatCommand(CLI::App& app, Invocation& invocation);
 void AddTcoCommand(CLI::App& app, Invocation& invocation);
 

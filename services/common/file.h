@@ -48,8 +48,8 @@ class FileSystem {
 FileSystem* PosixFileSystem();
 
 // In memory. What is written is visible at once and durable once a sync succeeded; a name is durable once its directory
-// was synced. Any operation can be made to fail. A sync that fails leaves the nastiest state that kernels are known for:
-// some sectors reached the disk, the others never will, all look clean, and a second sync succeeds.
+// was synced. Any operation can be made to fail. A sync that fails leaves the nastiest state that kernels are known
+// for: some sectors reached the disk, the others never will, all look clean, and a second sync succeeds.
 class FaultyFileSystem final : public FileSystem {
  public:
   // The n-th operation from now (1 = the next) and all after it fail with `status`; a failing Append leaves half of its

@@ -148,9 +148,9 @@ absl::Status Spool::ReadSegment(const std::string& path, const std::string& next
   GANTRY_ASSIGN_OR_RETURN(const std::string data, file_system_->Read(path));
   size_t at = 0;
   uint64_t first = 0;
-  if (!absl::SimpleAtoi(path.substr(options_.directory.size() + 1, path.size() - options_.directory.size() -
-                                                                       sizeof(kSuffix)),
-                        &first)) {
+  if (!absl::SimpleAtoi(
+          path.substr(options_.directory.size() + 1, path.size() - options_.directory.size() - sizeof(kSuffix)),
+          &first)) {
     return absl::DataLossError(absl::StrCat(path, ": expected the name of a segment, 20 digits"));
   }
   uint64_t expected = first;

@@ -5,12 +5,14 @@
 // commit).
 //
 // On disk: segments DIR/NNNNNNNNNNNNNNNNNNNN.spool, named by their first sequence number. A record is
-//   u32 payload length | u32 CRC-32C of all that follows | u64 sequence | u64 last durable | u64 previous | u32 type | payload
+//   u32 payload length | u32 CRC-32C of all that follows | u64 sequence | u64 last durable | u64 previous | u32 type |
+//   payload
 // (little endian). `last durable` is the last sequence that had been reported durable when the record was written, and
-// `previous` the first of the segment before; 0: none since the start. Sequences rise by one without gaps. After a failed write or fsync a segment is dead: it is never
-// written again, those who wait get the error, and the next append begins a new segment. While the last attempt failed,
-// Reserve refuses. What a crash or a failed sync left of records that nobody was told to be durable is cut at start;
-// damage to a record that a later one of the segment, or the first of the next, knows as durable is DATA_LOSS.
+// `previous` the first of the segment before; 0: none since the start. Sequences rise by one without gaps. After a
+// failed write or fsync a segment is dead: it is never written again, those who wait get the error, and the next append
+// begins a new segment. While the last attempt failed, Reserve refuses. What a crash or a failed sync left of records
+// that nobody was told to be durable is cut at start; damage to a record that a later one of the segment, or the first
+// of the next, knows as durable is DATA_LOSS.
 //
 // Threads: every method from any thread. Callbacks run on the spool's thread and must not block.
 #pragma once

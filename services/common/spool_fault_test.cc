@@ -167,11 +167,12 @@ TEST(SpoolFault, LosesNothingThatWasReportedDurable) {
     Story(seed, &counts).Tell();
     if (HasFailure()) return;
   }
-  std::printf("%llu seeds: %lld records, %lld faults, %lld power losses, %lld starts refused, 0 lost, 0 in part, %.1f s\n",
-              static_cast<unsigned long long>(seeds), static_cast<long long>(counts.records),
-              static_cast<long long>(counts.faults), static_cast<long long>(counts.power_losses),
-              static_cast<long long>(counts.refused_starts),
-              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  std::printf(
+      "%llu seeds: %lld records, %lld faults, %lld power losses, %lld starts refused, 0 lost, 0 in part, %.1f s\n",
+      static_cast<unsigned long long>(seeds), static_cast<long long>(counts.records),
+      static_cast<long long>(counts.faults), static_cast<long long>(counts.power_losses),
+      static_cast<long long>(counts.refused_starts),
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   EXPECT_GT(counts.faults, static_cast<int64_t>(seeds));
   EXPECT_GT(counts.power_losses, static_cast<int64_t>(seeds));
 }
