@@ -38,7 +38,7 @@ absl::StatusOr<std::vector<BackupTable>> NumberedTables(Database& database) {
   for (size_t i = 0; i < tables.size(); ++i) {
     const std::string sql = absl::StrCat("SELECT seq, ", chained[i] ? "hash" : "NULL", " FROM \"", tables[i].name,
                                          "\" ORDER BY seq DESC LIMIT 1");
-    Rows rows = database.Query(sql.c_str());
+    Rows rows = database.QueryText(sql);
     if (!rows.Next()) continue;
     tables[i].last_seq = rows.Int(0);
     tables[i].head = rows.Text(1);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
@@ -15,6 +16,7 @@
 #include "billing/parties/party_tree.h"
 #include "engine/base/status_macros.h"
 #include "services/common/api_key.h"
+#include "services/common/file.h"
 
 namespace gantry::billing {
 namespace {
@@ -156,6 +158,21 @@ absl::StatusOr<v1::Key> RevokeKey(Database& db, const v1::RevokeKeyRequest& requ
   return ReadKey(rows);
 }
 
+std::vector<v1::KeyRecord> RevokeAsGatewayKnows(Database& db, const std::vector<Id16>& key_ids, int64_t now_us) {
+  std::vector<v1::KeyRecord> revoked;
+  {
+    Rows rows = db.Query("SELECT count(*) FROM restore");
+    if (!rows.Next() || rows.Int(0) == 0) return revoked;
+  }
+  for (const Id16& id : key_ids) {
+    if (db.Execute("UPDATE api_key SET revoked_us = ? WHERE key_id = ? AND revoked_us = 0", now_us, id) == 0) continue;
+    std::vector<v1::KeyRecord> record = ReadRecords(
+        db.Query("SELECT " KEY_COLUMNS " FROM api_key k JOIN party p USING (party_no) WHERE k.key_id = ?", id));
+    revoked.insert(revoked.end(), record.begin(), record.end());
+  }
+  return revoked;
+}
+
 std::vector<v1::KeyRecord> AllKeyRecords(Database& db) {
   return ReadRecords(db.Query("SELECT " KEY_COLUMNS " FROM api_key k JOIN party p USING (party_no)"));
 }
@@ -170,6 +187,12 @@ std::vector<v1::KeyRecord> KeyRecordsOfKey(Database& db, const std::string& publ
 
 absl::StatusOr<Secret> LoadOrCreatePepper(const std::string& path) {
   if (access(path.c_str(), F_OK) != 0) {
+    const std::filesystem::path books = std::filesystem::path(path).parent_path() / "gantry.db";
+    std::error_code error;
+    if (std::filesystem::file_size(books, error) > 0 && !error) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          path, " is missing and there are books: without it no key works. Put it back, or restore a backup"));
+    }
     uint8_t random[kPepperBytes];
     FillRandom(random, sizeof random);
     const std::string hex =
@@ -182,6 +205,9 @@ absl::StatusOr<Secret> LoadOrCreatePepper(const std::string& path) {
       unlink(path.c_str());
       return absl::DataLossError(absl::StrCat("cannot write ", path));
     }
+    // Its name must be there as long as a key is that was made with it.
+    GANTRY_RETURN_IF_ERROR(
+        PosixFileSystem()->SyncDirectory(std::filesystem::absolute(path).parent_path().string()));
   }
   GANTRY_ASSIGN_OR_RETURN(Secret hex, ReadSecretFile(path));
   // HMAC's key is the bytes themselves.

@@ -25,12 +25,17 @@ absl::StatusOr<v1::ListKeysResponse> ListKeys(Database& db, const std::string& p
 // Revoking twice is revoking once.
 absl::StatusOr<v1::Key> RevokeKey(Database& db, const v1::RevokeKeyRequest& request, int64_t now_us);
 
+// After a restore: revokes what a gateway knows to be revoked and the books have forgotten. The records that changed.
+// Nothing in books that were never restored: then the books know best.
+std::vector<v1::KeyRecord> RevokeAsGatewayKnows(Database& db, const std::vector<Id16>& key_ids, int64_t now_us);
+
 // What a gateway needs to know of keys: of all of them, of one party's, or of one. Revoked ones come too.
 std::vector<v1::KeyRecord> AllKeyRecords(Database& db);
 std::vector<v1::KeyRecord> KeyRecordsOfParty(Database& db, const Id16& party_id);
 std::vector<v1::KeyRecord> KeyRecordsOfKey(Database& db, const std::string& public_id);
 
-// D/billing/pepper: 32 random bytes as hex, made at the first start, 0600. Losing it makes every key worthless.
+// D/billing/pepper: 32 random bytes as hex, made at the first start, 0600. Losing it makes every key worthless, so it is
+// never made anew beside books: FAILED_PRECONDITION.
 absl::StatusOr<Secret> LoadOrCreatePepper(const std::string& path);
 
 }  // namespace gantry::billing

@@ -192,6 +192,7 @@ void Billing::Drain(absl::Duration budget) {
   // Gateways and workers keep what is not acknowledged; only commands that run are worth waiting for.
   impl_->keys.CloseAll(absl::UnavailableError("billing is stopping"));
   impl_->prices.CloseAll(absl::UnavailableError("billing is stopping"));
+  impl_->store->CancelCopies();
   impl_->server->Shutdown(std::min(budget, absl::Milliseconds(500)));
 }
 

@@ -4,9 +4,12 @@
 #include "billing/ledger/credit.h"
 #include "billing/service/services.h"
 #include "gantry/v1/billing.grpc.pb.h"
+#include "services/common/log.h"
 
 namespace gantry::billing {
 namespace {
+
+constexpr size_t kRevokedMax = 65'536;
 
 template <typename Event>
 class WatchReactor final : public grpc::ServerWriteReactor<Event> {
@@ -27,6 +30,7 @@ class CatalogService final : public v1::Catalog::CallbackService {
 
   grpc::ServerWriteReactor<v1::KeyEvent>* WatchKeys(grpc::CallbackServerContext*,
                                                     const v1::WatchRequest* request) override {
+    TakeRevocations(*request);
     return Watch<v1::KeyEvent>(*request, context_->keys, [this](Database& db, v1::KeyEvent* event) {
       v1::KeySnapshot* snapshot = event->mutable_snapshot();
       snapshot->set_pepper(std::string(context_->pepper.Reveal()));  // the gateway checks secrets with it
@@ -46,6 +50,32 @@ class CatalogService final : public v1::Catalog::CallbackService {
   }
 
  private:
+  // Before the snapshot is read, and also from a gateway that is fenced: keys revoked anywhere stay revoked (R14).
+  void TakeRevocations(const v1::WatchRequest& request) {
+    std::vector<Id16> ids;
+    for (const std::string& bytes : request.revoked_key_ids()) {
+      absl::StatusOr<Id16> id = Id16::FromBytes(bytes);
+      if (id.ok() && ids.size() < kRevokedMax) ids.push_back(*id);
+    }
+    if (ids.empty()) return;
+    auto changed = std::make_shared<std::vector<v1::KeyRecord>>();
+    context_->store->Write(
+        [this, ids = std::move(ids), changed](Database& db) {
+          *changed = RevokeAsGatewayKnows(db, ids, context_->clock());
+          return absl::OkStatus();
+        },
+        [this, changed](const absl::Status& status) {
+          if (!status.ok()) return;
+          for (const v1::KeyRecord& key : *changed) {
+            Log(LogLevel::kWarning, "a gateway knows a key as revoked that the restored books had valid: revoked",
+                {{"key", key.public_id()}});
+            v1::KeyEvent event;
+            *event.mutable_upsert() = key;
+            context_->keys->Publish(std::move(event));
+          }
+        });
+  }
+
   template <typename Event, typename Fill>
   grpc::ServerWriteReactor<Event>* Watch(const v1::WatchRequest& request, Feed<Event>* feed, Fill fill) {
     auto* reactor = new WatchReactor<Event>;

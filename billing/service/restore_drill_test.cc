@@ -195,10 +195,15 @@ class RestoreDrill : public testing::Test {
   }
 
   // What a gateway learns of keys: whether the secret's text still opens, and whether it may.
-  void ExpectKey(const v1::CreateKeyResponse& key, bool known, bool revoked) {
+  void ExpectKey(const v1::CreateKeyResponse& key, bool known, bool revoked,
+                 const std::vector<std::string>& known_revoked = {}) {
     auto catalog = v1::Catalog::NewStub(Channel("gateway"));
     Deadline context;
-    const auto stream = catalog->WatchKeys(&context, v1::WatchRequest());
+    v1::WatchRequest watch;
+    watch.set_gateway_id(NewTimeOrderedId().ToBytes());
+    watch.set_gateway_epoch(static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())));
+    for (const std::string& id : known_revoked) watch.add_revoked_key_ids(id);
+    const auto stream = catalog->WatchKeys(&context, watch);
     v1::KeyEvent event;
     ASSERT_TRUE(stream->Read(&event) && event.has_snapshot());
     const absl::StatusOr<ApiKey> parsed = ParseApiKey(key.secret());
@@ -328,6 +333,9 @@ TEST_F(RestoreDrill, WithoutACommandLogTheBackupAndWhatGatewaysHoldComeBack) {
   process_ = std::make_unique<BillingProcess>(identities_, Dir("disk-d/billing"));
   ExpectKey(old_key_, true, false);
   ExpectKey(new_key_, false, false);
+  ExpectKey(revoked_key_, true, false);
+  ExpectKey(revoked_key_, true, true, {revoked_key_.key().key_id()});  // a gateway that kept running knows it
+  ExpectKey(revoked_key_, true, true);
   SendAgain(sent_);
   process_->Kill();
   std::set<std::string> all;

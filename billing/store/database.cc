@@ -106,7 +106,7 @@ absl::Status MakeLogDurable(const std::string& path, const char* vfs_name) {
   int code = vfs->xOpen(vfs, log.c_str(), file, SQLITE_OPEN_WAL | SQLITE_OPEN_READWRITE, nullptr);
   sqlite3_int64 size = 0;
   if (code == SQLITE_OK) code = file->pMethods->xFileSize(file, &size);
-  std::vector<char> bytes(1 << 20);
+  std::vector<char> bytes(64 << 10);  // SQLite's own VFS takes less than 128 KiB at once
   for (sqlite3_int64 at = 0; code == SQLITE_OK && at < size;) {
     const int part = static_cast<int>(std::min<sqlite3_int64>(size - at, static_cast<sqlite3_int64>(bytes.size())));
     code = file->pMethods->xRead(file, bytes.data(), part, at);
@@ -273,6 +273,14 @@ Rows Database::Prepare(const char* sql) {
   cached.statement = statement;
   cached.busy = true;
   return Rows(this, statement, &cached.busy);
+}
+
+Rows Database::QueryText(const std::string& sql) {
+  if (!ok()) return Rows(this, nullptr, nullptr);
+  sqlite3_stmt* statement = nullptr;
+  const int code = sqlite3_prepare_v2(handle_, sql.c_str(), -1, &statement, nullptr);
+  if (code != SQLITE_OK) Remember(code);
+  return Rows(this, statement, nullptr);
 }
 
 void Database::Script(const char* sql) {

@@ -101,6 +101,8 @@ class Database {
     }
     return ok() ? Changes() : 0;
   }
+  // One statement without arguments that is no literal; prepared anew each time.
+  Rows QueryText(const std::string& sql);
   // Several statements without arguments.
   void Script(const char* sql);
 

@@ -220,7 +220,7 @@ void Store::ReadFor(std::chrono::milliseconds limit, Command query, Done done) {
 void Store::Copy(std::string path, Done done) {
   {
     std::lock_guard lock(mutex_);
-    if (!stopping_) {
+    if (!stopping_ && !no_copies_) {
       copies_.push_back({std::move(path), std::move(done), nullptr});
       write_wake_.notify_one();
       return;
@@ -253,6 +253,11 @@ absl::Status Store::ReadAndWait(Command query) {
 }
 absl::Status Store::CopyAndWait(std::string path) {
   return Await([&](Done done) { Copy(std::move(path), std::move(done)); });
+}
+
+void Store::CancelCopies() {
+  std::lock_guard lock(mutex_);
+  no_copies_ = true;
 }
 
 absl::Status Store::PruneCommandLog(const BooksPosition& covered) {
@@ -472,11 +477,14 @@ void Store::EndQueriesThatHoldTheLogBack() {
 
 void Store::StepCopy() {
   CopyJob* job = nullptr;
+  bool cancelled = false;
   {
     std::lock_guard lock(mutex_);
     if (copies_.empty()) return;
+    cancelled = no_copies_;
     job = &copies_.front();  // a deque's elements stay where they are while others are added
   }
+  if (cancelled) return FinishCopy(absl::CancelledError("billing is stopping"));
   if (job->copy == nullptr) {
     absl::StatusOr<std::unique_ptr<OnlineCopy>> copy = OnlineCopy::Start(*writer_, job->path);
     if (!copy.ok()) return FinishCopy(copy.status());

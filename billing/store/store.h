@@ -94,6 +94,8 @@ class Store {
   // the other. `done` on a thread of its own. CANCELLED when the store closes first.
   void Copy(std::string path, Done done);
   absl::Status CopyAndWait(std::string path);
+  // Ends copies that are being made and refuses others: the process is about to stop.
+  void CancelCopies();
   // Removes what the command log holds up to `covered`: a backup has it. Nothing without a command log.
   absl::Status PruneCommandLog(const BooksPosition& covered);
 
@@ -151,6 +153,7 @@ class Store {
   absl::Status failure_;                                         // guarded by mutex_
   StoreStats stats_;                                             // guarded by mutex_
   bool stopping_ = false;                                        // guarded by mutex_
+  bool no_copies_ = false;                                       // guarded by mutex_
   std::thread writer_thread_;
 };
 

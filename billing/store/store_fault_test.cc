@@ -336,7 +336,7 @@ class StoreFaultTest : public testing::Test {
 };
 
 TEST_F(StoreFaultTest, NothingAcknowledgedIsLostAndNothingRefusedIsThere) {
-  const uint64_t seeds = engine::LongTests() ? 20'000 : 500;
+  const uint64_t seeds = engine::LongTests() ? 12'000 : 500;
   const auto start = std::chrono::steady_clock::now();
   const auto base = NewBooks();
   Counts counts;

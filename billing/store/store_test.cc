@@ -4,12 +4,15 @@
 #include <sys/stat.h>
 
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <limits>
+#include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/synchronization/notification.h"
 #include "billing/store/chain.h"
+#include "billing/store/changes.h"
 #include "billing/store/schema.h"
 
 namespace gantry::billing {
@@ -255,6 +258,176 @@ TEST_F(StoreTest, FullQueuesRefuse) {
   go.Notify();
   store->reset();
   EXPECT_TRUE(second.ok());
+}
+
+// ---- bounds ----
+
+TEST_F(StoreTest, AGroupTakesNoFurtherCommandAfterItsTime) {
+  absl::Notification started, go, all;
+  std::atomic<int> left{20};
+  store_->Write([&](Database&) { return started.Notify(), go.WaitForNotification(), absl::OkStatus(); },
+                [](const absl::Status&) {});
+  started.WaitForNotification();
+  const int before = commits_;
+  for (int i = 0; i < 20; ++i) {
+    store_->Write(
+        [i](Database& db) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(2));
+          return Remember(db, i);
+        },
+        [&](const absl::Status&) {
+          if (--left == 0) all.Notify();
+        });
+  }
+  go.Notify();
+  all.WaitForNotification();
+  EXPECT_GE(commits_ - before, 7) << "5 ms hold three commands of 2 ms";
+  EXPECT_LE(commits_ - before, 21);
+}
+
+TEST_F(StoreTest, AQueryEndsWithItsTime) {
+  absl::Notification over;
+  absl::Status result;
+  store_->ReadFor(
+      std::chrono::milliseconds(50),
+      [](Database& db) {
+        Rows rows = db.Query(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000) SELECT sum(i) FROM n");
+        rows.Next();
+        return absl::OkStatus();
+      },
+      [&](absl::Status status) {
+        result = std::move(status);
+        over.Notify();
+      });
+  over.WaitForNotification();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(result)) << result;
+  EXPECT_EQ(store_->Stats().queries_ended, 1);
+  EXPECT_EQ(Count(), 0) << "the next query has its own time";
+}
+
+TEST_F(StoreTest, AQueryThatHoldsTheLogBackIsEndedBeforeTheLogGrowsWithoutBound) {
+  store_.reset();
+  Store::Options options;
+  options.path = path();
+  options.readers = 1;
+  options.checkpoint_frames = 10;
+  options.wal_frames_max = 200;
+  auto store = *Store::Open(options);
+  absl::Notification reading, over;
+  absl::Status result;
+  store->Read(
+      [&](Database& db) {
+        Rows first = db.Query("SELECT count(*) FROM idempotency");
+        first.Next();
+        reading.Notify();
+        Rows rows = db.Query(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000000) SELECT sum(i) FROM n");
+        rows.Next();
+        return absl::OkStatus();
+      },
+      [&](absl::Status status) {
+        result = std::move(status);
+        over.Notify();
+      });
+  reading.WaitForNotification();
+  int64_t at = 0;
+  while (!over.HasBeenNotified() && at < 100'000) {
+    ASSERT_TRUE(store->WriteAndWait([&](Database& db) { return Remember(db, ++at); }).ok());
+  }
+  over.WaitForNotification();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(result)) << result;
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(store->WriteAndWait([&](Database& db) { return Remember(db, ++at); }).ok());
+  const StoreStats stats = store->Stats();
+  EXPECT_LT(stats.wal_frames, 200) << "it has begun anew";
+  EXPECT_GT(stats.checkpoints, 0);
+  EXPECT_GT(stats.longest_commit_s, 0);
+  std::printf("write-ahead log: at most %d frames, %lld checkpoints, the longest %.1f ms; longest commit %.1f ms\n",
+              stats.wal_frames_most, static_cast<long long>(stats.checkpoints), stats.longest_checkpoint_s * 1e3,
+              stats.longest_commit_s * 1e3);
+}
+
+// ---- copies ----
+
+TEST_F(StoreTest, ACopyMadeWhileCommandsGoOnIsTheStateOfOneMoment) {
+  const std::string filler(2000, 'x');
+  const auto add = [&](int64_t at) {
+    return [&filler, at](Database& db) {
+      db.Execute("INSERT INTO idempotency (key, method, request_hash, response, at_us) VALUES (?, ?, x'', x'', ?)",
+                 std::to_string(at), filler, at);
+      return absl::OkStatus();
+    };
+  };
+  int64_t at = 0;
+  while (at < 2000) ASSERT_TRUE(store_->WriteAndWait(add(++at)).ok());
+  absl::Notification copied;
+  absl::Status result;
+  const int64_t before = at;
+  store_->Copy(dir_ + "/copy.db", [&](absl::Status status) {
+    result = std::move(status);
+    copied.Notify();
+  });
+  // What is committed while the copy is made overwrites pages that were copied already.
+  while (!copied.HasBeenNotified()) {
+    ASSERT_TRUE(store_->WriteAndWait(add(++at)).ok());
+    ASSERT_TRUE(store_->WriteAndWait([&](Database& db) {
+      db.Execute("UPDATE idempotency SET at_us = at_us WHERE at_us % 100 = ?", at % 100);
+      return absl::OkStatus();
+    }).ok());
+  }
+  ASSERT_TRUE(result.ok()) << result;
+  auto copy = *Database::Open(dir_ + "/copy.db", Database::Mode::kReader);
+  Rows rows = copy->Query("SELECT count(*), max(at_us), (SELECT * FROM pragma_integrity_check) FROM idempotency");
+  ASSERT_TRUE(rows.Next());
+  EXPECT_EQ(rows.Int(0), rows.Int(1));
+  EXPECT_GE(rows.Int(0), before);
+  EXPECT_LE(rows.Int(0), at);
+  EXPECT_EQ(rows.Text(2), "ok");
+}
+
+// ---- the command log's needs ----
+
+TEST_F(StoreTest, EveryTableCanBeRecorded) {
+  store_.reset();
+  auto database = *Database::Open(path(), Database::Mode::kWriter);
+  const absl::Status status = CheckRecordable(*database);
+  EXPECT_TRUE(status.ok()) << status;
+  const struct {
+    const char* sql;
+    const char* message;
+  } kRefused[] = {
+      {"CREATE TABLE bad (a INTEGER) STRICT", "table bad has no primary key"},
+      {"CREATE TABLE bad (a INTEGER PRIMARY KEY AUTOINCREMENT) STRICT", "table bad is AUTOINCREMENT"},
+      {"CREATE TABLE bad (a TEXT PRIMARY KEY) STRICT", "table bad has a primary key that may be NULL"},
+      {"CREATE TABLE bad (a INTEGER PRIMARY KEY, b INTEGER AS (a + 1)) STRICT", "table bad has generated columns"},
+  };
+  for (const auto& row : kRefused) {
+    database->Script(row.sql);
+    EXPECT_TRUE(absl::StrContains(CheckRecordable(*database).message(), row.message)) << CheckRecordable(*database);
+    database->Script("DROP TABLE bad");
+  }
+}
+
+TEST_F(StoreTest, ChangesOfAnotherStateOrShapeAreRefused) {
+  store_.reset();
+  auto database = *Database::Open(path(), Database::Mode::kWriter);
+  database->Script("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT NOT NULL) STRICT; INSERT INTO t VALUES (1, 'one')");
+  database->Script("BEGIN");
+  auto recorder = *ChangeRecorder::Start(*database);
+  database->Script("UPDATE t SET b = 'two' WHERE a = 1");
+  const std::string changes = *recorder->Changes();
+  recorder.reset();
+  database->Script("ROLLBACK; BEGIN");
+  EXPECT_TRUE(ApplyChanges(*database, changes).ok());
+  database->Script("ROLLBACK; UPDATE t SET b = 'other'; BEGIN");
+  absl::Status status = ApplyChanges(*database, changes);
+  EXPECT_TRUE(absl::StrContains(status.message(), "table t: a row holds something else")) << status;
+  database->Script("ROLLBACK; ALTER TABLE t ADD COLUMN c TEXT; BEGIN");
+  status = ApplyChanges(*database, changes);
+  EXPECT_TRUE(absl::StrContains(status.message(), "table t has another shape")) << status;
+  database->Script("ROLLBACK; DROP TABLE t; BEGIN");
+  status = ApplyChanges(*database, changes);
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
 }
 
 TEST(Chain, FieldsAreTellableApart) {

@@ -303,6 +303,17 @@ TEST_F(AdmissionTest, AKeyThatIsRemovedOrASnapshotWithoutItRevokesToo) {
   EXPECT_TRUE(second->revoked());
 }
 
+TEST_F(AdmissionTest, AKeyThatWasRevokedStaysSoWhateverRestoredBooksSay) {
+  const auto key = Key();
+  v1::KeyEvent before;
+  before.mutable_snapshot()->set_pepper(pepper_);
+  *before.mutable_snapshot()->add_keys() = record_;
+  Change([](v1::KeyRecord* record) { record->set_revoked(true); });
+  keys_.Apply(before);  // billing is back from a backup that is older than the revocation
+  EXPECT_EQ(Refused(Request(keys_.Find(key->key_id))), "invalid_key");
+  EXPECT_EQ(keys_.Revoked(10), std::vector<Id16>{key->key_id});
+}
+
 TEST_F(AdmissionTest, ExpiryDoesNotTouchWhatRuns) {
   const auto key = Key([&](v1::KeyRecord* r) { r->set_expires_us(absl::ToUnixMicros(wall_ + absl::Seconds(1))); });
   auto permit = Admit(Request(key));

@@ -34,7 +34,7 @@ bool ParseAddress(absl::string_view text, std::array<uint8_t, 16>* out, bool* v4
   return true;
 }
 
-std::shared_ptr<const KeyInfo> MakeInfo(const v1::KeyRecord& record) {
+std::shared_ptr<KeyInfo> MakeInfo(const v1::KeyRecord& record) {
   auto key_id = Id16::FromBytes(record.key_id());
   auto party = Id16::FromBytes(record.party_id());
   if (!key_id.ok() || !party.ok() || record.secret_hmac().size() != 32) {
@@ -134,8 +134,10 @@ uint64_t KeyTable::Apply(const v1::KeyEvent& event) {
   {
     absl::MutexLock lock(&mu_);
     auto set = [&](const v1::KeyRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-      std::shared_ptr<const KeyInfo> info = MakeInfo(record);
+      std::shared_ptr<KeyInfo> info = MakeInfo(record);
       if (info == nullptr) return;
+      if (revoked_.contains(info->key_id)) info->revoked = true;
+      if (info->revoked) revoked_.insert(info->key_id);
       by_id_[info->key_id] = info;
       by_public_id_[info->public_id] = info;
       changed.push_back(info->key_id);
@@ -194,6 +196,16 @@ std::shared_ptr<const KeyInfo> KeyTable::Find(const Id16& key_id) const {
   absl::MutexLock lock(&mu_);
   auto it = by_id_.find(key_id);
   return it == by_id_.end() ? nullptr : it->second;
+}
+
+std::vector<Id16> KeyTable::Revoked(size_t limit) const {
+  absl::MutexLock lock(&mu_);
+  std::vector<Id16> revoked;
+  for (const Id16& id : revoked_) {
+    if (revoked.size() == limit) break;
+    revoked.push_back(id);
+  }
+  return revoked;
 }
 
 size_t KeyTable::size() const {

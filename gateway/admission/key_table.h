@@ -13,6 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -68,7 +69,8 @@ class KeyTable {
   explicit KeyTable(std::function<absl::Duration()> monotonic);
   ~KeyTable();
 
-  // Any event, heartbeats included, proves the stream alive. Returns the sequence to resume after.
+  // Any event, heartbeats included, proves the stream alive. Returns the sequence to resume after. A key that was revoked
+  // once stays revoked, whatever later events say: books restored from a backup may have forgotten it (R14).
   uint64_t Apply(const v1::KeyEvent& event);
   bool Fresh() const;
 
@@ -77,6 +79,8 @@ class KeyTable {
   // The current record; null once removed.
   std::shared_ptr<const KeyInfo> Find(const Id16& key_id) const;
   size_t size() const;
+  // The keys that are revoked, at most `limit`: billing restored from older books is told.
+  std::vector<Id16> Revoked(size_t limit) const;
 
   // Called after a change with the key that changed, outside locks, on the thread of Apply. Set before Apply.
   void OnChange(std::function<void(const Id16&)> listener) { listener_ = std::move(listener); }
@@ -87,6 +91,7 @@ class KeyTable {
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Id16, std::shared_ptr<const KeyInfo>> by_id_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, std::shared_ptr<const KeyInfo>> by_public_id_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_set<Id16> revoked_ ABSL_GUARDED_BY(mu_);
   Secret pepper_ ABSL_GUARDED_BY(mu_);
   std::atomic<int64_t> last_event_ms_{INT64_MIN};
 };

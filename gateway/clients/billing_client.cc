@@ -182,6 +182,7 @@ class Streams final : public BillingStreams {
     keys_thread_ = std::make_unique<StreamThread>("keys", [this, keys](grpc::ClientContext* context) {
       v1::WatchRequest request = watch_;
       request.set_after_sequence(keys_sequence_);
+      for (const Id16& id : keys->Revoked(kRevokedMax)) request.add_revoked_key_ids(id.ToBytes());
       auto reader = catalog_->WatchKeys(context, request);
       v1::KeyEvent event;
       bool useful = false;
