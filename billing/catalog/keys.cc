@@ -206,8 +206,7 @@ absl::StatusOr<Secret> LoadOrCreatePepper(const std::string& path) {
       return absl::DataLossError(absl::StrCat("cannot write ", path));
     }
     // Its name must be there as long as a key is that was made with it.
-    GANTRY_RETURN_IF_ERROR(
-        PosixFileSystem()->SyncDirectory(std::filesystem::absolute(path).parent_path().string()));
+    GANTRY_RETURN_IF_ERROR(PosixFileSystem()->SyncDirectory(std::filesystem::absolute(path).parent_path().string()));
   }
   GANTRY_ASSIGN_OR_RETURN(Secret hex, ReadSecretFile(path));
   // HMAC's key is the bytes themselves.

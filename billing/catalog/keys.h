@@ -34,8 +34,8 @@ std::vector<v1::KeyRecord> AllKeyRecords(Database& db);
 std::vector<v1::KeyRecord> KeyRecordsOfParty(Database& db, const Id16& party_id);
 std::vector<v1::KeyRecord> KeyRecordsOfKey(Database& db, const std::string& public_id);
 
-// D/billing/pepper: 32 random bytes as hex, made at the first start, 0600. Losing it makes every key worthless, so it is
-// never made anew beside books: FAILED_PRECONDITION.
+// D/billing/pepper: 32 random bytes as hex, made at the first start, 0600. Losing it makes every key worthless, so it
+// is never made anew beside books: FAILED_PRECONDITION.
 absl::StatusOr<Secret> LoadOrCreatePepper(const std::string& path);
 
 }  // namespace gantry::billing

@@ -202,10 +202,11 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
   grpc::ServerUnaryReactor* ConfirmBackup(grpc::CallbackServerContext* call, const v1::ConfirmBackupRequest* request,
                                           v1::ConfirmBackupResponse* response) override {
     auto covered = std::make_shared<BooksPosition>();
+    auto newest_us = std::make_shared<int64_t>(0);
     return Change(
         call, "ConfirmBackup", request, response, Hex(request->backup_id()),
         absl::StrCat("epoch ", request->epoch(), ", sequence ", request->sequence()),
-        [request, covered](Database& db, int64_t now_us, Changes*) {
+        [request, covered, newest_us](Database& db, int64_t now_us, Changes*) {
           absl::StatusOr<Id16> id = Id16::FromBytes(request->backup_id());
           if (!id.ok()) return absl::InvalidArgumentError("backup_id: expected 16 bytes");
           if (request->made_us() <= 0 || request->made_us() > now_us) {
@@ -214,9 +215,11 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
           db.Execute("INSERT INTO backup (backup_id, made_us, confirmed_us, epoch, sequence) VALUES (?, ?, ?, ?, ?)",
                      *id, request->made_us(), now_us, request->epoch(), request->sequence());
           *covered = BackupBefore(db, 1).position;
+          *newest_us = BackupBefore(db, 0).made_us;
           return absl::OkStatus();
         },
-        [this, covered](const Changes&) {
+        [this, covered, newest_us](const Changes&) {
+          *context_->covered_us = std::max(context_->covered_us->load(), *newest_us);
           const absl::Status pruned = context_->store->PruneCommandLog(*covered);
           if (!pruned.ok()) Log(LogLevel::kWarning, "the command log cannot be pruned", {{"error", pruned.message()}});
         });

@@ -17,6 +17,7 @@
 #include "billing/service/backup_stream.h"
 #include "billing/service/billing_metrics.h"
 #include "billing/service/services.h"
+#include "billing/store/lineage.h"
 #include "billing/usage/witness_match.h"
 #include "engine/base/status_macros.h"
 #include "services/common/lifecycle.h"
@@ -42,7 +43,7 @@ struct Billing::Impl {
   absl::Notification stop;
   std::thread ticker;
   std::atomic<bool> draining{false};
-  std::atomic<int64_t> open_items{0}, quarantined{0};
+  std::atomic<int64_t> open_items{0}, quarantined{0}, covered_us{0};
   int64_t prices_looked_us = 0;  // the ticker's
 
   ProcessState State() const {
@@ -152,6 +153,12 @@ absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, 
 
   raw->context.store = raw->store.get();
   raw->context.data_dir = dir;
+  raw->context.command_log = !raw->options.command_log.empty();
+  raw->context.covered_us = &raw->covered_us;
+  GANTRY_RETURN_IF_ERROR(raw->store->ReadAndWait([raw](Database& db) {
+    raw->covered_us = BackupBefore(db, 0).made_us;
+    return absl::OkStatus();
+  }));
   raw->context.clock = raw->options.clock ? raw->options.clock : SystemClock();
   raw->context.metrics = &raw->metrics;
   raw->context.keys = &raw->keys;

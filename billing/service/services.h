@@ -4,7 +4,9 @@
 
 #include <grpcpp/impl/service_type.h>
 
+#include <atomic>
 #include <memory>
+#include <string>
 
 #include "billing/service/feed.h"
 #include "billing/store/clock.h"
@@ -20,6 +22,8 @@ class BillingMetrics;
 struct Context {
   Store* store = nullptr;
   std::string data_dir;
+  bool command_log = false;                    // one is kept
+  std::atomic<int64_t>* covered_us = nullptr;  // the newest confirmed backup holds what was acknowledged before
   Clock clock;
   Secret pepper;
   BillingMetrics* metrics = nullptr;

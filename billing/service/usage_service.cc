@@ -51,6 +51,9 @@ class AppendReactor final : public grpc::ServerBidiReactor<Batch, v1::UsageAck> 
       context_->metrics->CountRejected(witness_);
       Log(LogLevel::kError, "usage record rejected", {{"witness", witness_}, {"reason", rejected.reason()}});
     }
+    const int64_t now_us = context_->clock();
+    result_.ack.set_acked_us(now_us);
+    result_.ack.set_covered_us(context_->command_log ? now_us + 1 : context_->covered_us->load());
     this->StartWrite(&result_.ack);
   }
 

@@ -292,7 +292,8 @@ TEST_F(StoreTest, AQueryEndsWithItsTime) {
       std::chrono::milliseconds(50),
       [](Database& db) {
         Rows rows = db.Query(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000) SELECT sum(i) FROM n");
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000) SELECT sum(i) FROM "
+            "n");
         rows.Next();
         return absl::OkStatus();
       },
@@ -322,7 +323,8 @@ TEST_F(StoreTest, AQueryThatHoldsTheLogBackIsEndedBeforeTheLogGrowsWithoutBound)
         first.Next();
         reading.Notify();
         Rows rows = db.Query(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000000) SELECT sum(i) FROM n");
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000000) SELECT sum(i) FROM "
+            "n");
         rows.Next();
         return absl::OkStatus();
       },
@@ -370,10 +372,12 @@ TEST_F(StoreTest, ACopyMadeWhileCommandsGoOnIsTheStateOfOneMoment) {
   // What is committed while the copy is made overwrites pages that were copied already.
   while (!copied.HasBeenNotified()) {
     ASSERT_TRUE(store_->WriteAndWait(add(++at)).ok());
-    ASSERT_TRUE(store_->WriteAndWait([&](Database& db) {
-      db.Execute("UPDATE idempotency SET at_us = at_us WHERE at_us % 100 = ?", at % 100);
-      return absl::OkStatus();
-    }).ok());
+    ASSERT_TRUE(store_
+                    ->WriteAndWait([&](Database& db) {
+                      db.Execute("UPDATE idempotency SET at_us = at_us WHERE at_us % 100 = ?", at % 100);
+                      return absl::OkStatus();
+                    })
+                    .ok());
   }
   ASSERT_TRUE(result.ok()) << result;
   auto copy = *Database::Open(dir_ + "/copy.db", Database::Mode::kReader);

@@ -69,8 +69,8 @@ class KeyTable {
   explicit KeyTable(std::function<absl::Duration()> monotonic);
   ~KeyTable();
 
-  // Any event, heartbeats included, proves the stream alive. Returns the sequence to resume after. A key that was revoked
-  // once stays revoked, whatever later events say: books restored from a backup may have forgotten it (R14).
+  // Any event, heartbeats included, proves the stream alive. Returns the sequence to resume after. A key that was
+  // revoked once stays revoked, whatever later events say: books restored from a backup may have forgotten it (R14).
   uint64_t Apply(const v1::KeyEvent& event);
   bool Fresh() const;
 

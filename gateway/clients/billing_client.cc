@@ -248,7 +248,7 @@ class Streams final : public BillingStreams {
       while (open > 0 && stream->Read(&ack)) {
         useful = true;
         open -= std::min<size_t>(open, ack.record_ids_size() + ack.rejected_size());
-        for (const std::string& id : ack.record_ids()) journal_->Acked(id);
+        for (const std::string& id : ack.record_ids()) journal_->Acked(id, ack.acked_us(), ack.covered_us());
         for (const v1::RejectedRecord& rejected : ack.rejected()) {
           journal_->Rejected(rejected.record_id(), rejected.reason());
         }

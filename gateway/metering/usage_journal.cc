@@ -62,6 +62,7 @@ absl::StatusOr<std::shared_ptr<UsageJournal>> UsageJournal::Open(FileSystem* fil
   if (!spool.ok()) return spool.status();
   auto journal = std::shared_ptr<UsageJournal>(new UsageJournal);
   journal->spool_ = *std::move(spool);
+  journal->retention_ = std::make_unique<SpoolRetention>(journal->spool_.get());
   absl::Status recovered = journal->Recover(std::move(replayed), orphans);
   if (!recovered.ok()) return recovered;
   return journal;
@@ -321,7 +322,7 @@ std::vector<v1::UsageRecord> UsageJournal::NextBatch(size_t max) {
   return batch;
 }
 
-void UsageJournal::Remove(const std::string& record_id) {
+void UsageJournal::Remove(const std::string& record_id, int64_t acked_us, int64_t covered_us) {
   uint64_t sequence = 0;
   absl::StatusOr<Id16> slice = absl::NotFoundError("");
   std::function<void(const Id16&)> listener;
@@ -335,19 +336,19 @@ void UsageJournal::Remove(const std::string& record_id) {
     pending_.erase(it);
     listener = acked_;
   }
-  spool_->Ack(sequence);
+  retention_->Acked(sequence, acked_us, covered_us);
   if (slice.ok() && listener) listener(*slice);
 }
 
-void UsageJournal::Acked(const std::string& record_id) {
-  Remove(record_id);
+void UsageJournal::Acked(const std::string& record_id, int64_t acked_us, int64_t covered_us) {
+  Remove(record_id, acked_us, covered_us);
 }
 
 void UsageJournal::Rejected(const std::string& record_id, const std::string& reason) {
   auto id = Id16::FromBytes(record_id);
   Log(LogLevel::kError, "billing rejected a usage record",
       {{"record", id.ok() ? id->ToHex() : std::string("malformed")}, {"reason", reason}});
-  Remove(record_id);
+  Remove(record_id, 0, 0);
 }
 
 void UsageJournal::Requeue() {

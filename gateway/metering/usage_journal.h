@@ -26,6 +26,7 @@
 #include "gantry/v1/billing.pb.h"
 #include "services/common/ids.h"
 #include "services/common/spool.h"
+#include "services/common/spool_retention.h"
 
 namespace gantry::gateway {
 
@@ -82,8 +83,9 @@ class UsageJournal : public std::enable_shared_from_this<UsageJournal> {
 
   // The oldest records that are not on their way, `age_ms` filled in; they are on their way from now.
   std::vector<v1::UsageRecord> NextBatch(size_t max);
-  // Billing has them, or will never take them. Both end a record's life here.
-  void Acked(const std::string& record_id);
+  // Billing has them, or will never take them. Both end a record's way; what billing has stays on the disk until a
+  // backup covers it (services/common/spool_retention.h), and is sent again after a start.
+  void Acked(const std::string& record_id, int64_t acked_us = 0, int64_t covered_us = 0);
   void Rejected(const std::string& record_id, const std::string& reason);
   // The stream broke: all records on their way will be sent again.
   void Requeue();
@@ -105,7 +107,7 @@ class UsageJournal : public std::enable_shared_from_this<UsageJournal> {
   UsageJournal() = default;
   absl::Status Recover(std::vector<SpoolRecord> replayed, std::vector<Slice>* orphans);
   void AddPending(v1::UsageRecord record, uint64_t sequence, std::chrono::steady_clock::time_point ended);
-  void Remove(const std::string& record_id);
+  void Remove(const std::string& record_id, int64_t acked_us, int64_t covered_us);
 
   // Spool::Append whose callback knows the record's sequence. REQUIRES: `space` has room.
   void Append(uint32_t type, const std::string& payload, Spool::Reservation* space,
@@ -116,6 +118,7 @@ class UsageJournal : public std::enable_shared_from_this<UsageJournal> {
   absl::flat_hash_map<Id16, uint64_t> slice_sequences_ ABSL_GUARDED_BY(mu_);
   std::function<void()> ready_ ABSL_GUARDED_BY(mu_);
   std::function<void(const Id16&)> acked_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<SpoolRetention> retention_;
   std::unique_ptr<Spool> spool_;  // last: its thread calls back into the rest until it is gone
 };
 

@@ -1,4 +1,5 @@
 #include "services/common/spool.h"
+#include "services/common/spool_retention.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -200,6 +201,36 @@ TEST_F(SpoolTest, ReplayedSegmentsStayUntilTheyAreDropped) {
   replayed.clear();
   Open(&replayed);
   EXPECT_EQ(Payloads(replayed), std::vector<std::string>{"again"});
+}
+
+TEST_F(SpoolTest, AcknowledgedRecordsStayUntilABackupCoversThem) {
+  {
+    auto spool = Open();
+    SpoolRetention retention(spool.get());
+    std::vector<uint64_t> sequences(4);
+    for (int i = 0; i < 4; ++i) ASSERT_TRUE(AppendNow(*spool, absl::StrCat("record ", i), &sequences[i]).ok());
+    for (int i = 0; i < 3; ++i) retention.Acked(sequences[i], 1000 + i, 0);
+    EXPECT_EQ(retention.kept(), 3u);
+    retention.Acked(sequences[3], 2000, 1002);  // a backup of 1002 has what was acknowledged before
+    EXPECT_EQ(retention.kept(), 2u);
+  }
+  std::vector<SpoolRecord> replayed;
+  Open(&replayed);
+  EXPECT_EQ(replayed.size(), 4u) << "one segment holds them all";
+}
+
+TEST_F(SpoolTest, KeptRecordsNeverCrowdOutNewOnes) {
+  options_.segment_bytes = 1000;
+  auto spool = Open();
+  SpoolRetention retention(spool.get(), 20'000);
+  for (int i = 0; i < 1000; ++i) {
+    uint64_t sequence = 0;
+    ASSERT_TRUE(AppendNow(*spool, std::string(64, 'x'), &sequence).ok());
+    retention.Acked(sequence, 1000 + i, 0);
+  }
+  for (int i = 0; i < 500 && spool->Stats().bytes > 25'000; ++i) absl::SleepFor(absl::Milliseconds(2));
+  EXPECT_LE(spool->Stats().bytes, 25'000);
+  EXPECT_GT(retention.kept(), 50u);
 }
 
 TEST_F(SpoolTest, ConcurrentAppendsShareCommits) {

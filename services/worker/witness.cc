@@ -81,6 +81,7 @@ absl::StatusOr<std::unique_ptr<WitnessSender>> WitnessSender::Start(Options opti
   SpoolOptions spool_options{.directory = sender->options_.state_dir + "/spool",
                              .durability = sender->options_.durability};
   GANTRY_ASSIGN_OR_RETURN(sender->spool_, Spool::Open(PosixFileSystem(), spool_options, &replayed));
+  sender->retention_ = std::make_unique<SpoolRetention>(sender->spool_.get());
   std::vector<BoardSlot> open_slots;
   GANTRY_ASSIGN_OR_RETURN(sender->board_,
                           WitnessBoard::Open(sender->options_.state_dir + "/witness.board", &open_slots));
@@ -243,7 +244,7 @@ bool WitnessSender::SendAll(void* opaque) {
       for (const std::string& id : done) {
         const auto waiting = waiting_.find(id);
         if (waiting == waiting_.end()) continue;
-        spool_->Ack(waiting->second.spool_sequence);
+        retention_->Acked(waiting->second.spool_sequence, ack.acked_us(), ack.covered_us());
         waiting_.erase(waiting);
       }
       answered += static_cast<int>(done.size());

@@ -22,6 +22,7 @@
 #include "services/common/ids.h"
 #include "services/common/rpc.h"
 #include "services/common/spool.h"
+#include "services/common/spool_retention.h"
 
 namespace gantry::worker {
 
@@ -102,6 +103,7 @@ class WitnessSender {
 
   const Options options_;
   std::unique_ptr<Spool> spool_;
+  std::unique_ptr<SpoolRetention> retention_;
   std::unique_ptr<WitnessBoard> board_;
 
   mutable std::mutex mutex_;
