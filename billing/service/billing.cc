@@ -98,7 +98,7 @@ struct Billing::Impl {
       return absl::OkStatus();
     });
     metrics.SetOpen(open_items, quarantined);
-    metrics.SetStore(store->Stats(), store->WriteHealth().ok());
+    metrics.SetStore(store->Stats(), store->WriteHealth().ok(), covered_us);
     if (looked.ok() && new_prices) PublishPrices(now_us);
     if (looked.ok()) prices_looked_us = now_us;
     if (!looked.ok() || !due) return;

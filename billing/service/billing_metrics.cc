@@ -61,6 +61,8 @@ BillingMetrics::BillingMetrics() {
   wal_bytes_ = gauge("gantry_billing_wal_bytes", "The write-ahead log; queries that take long let it grow");
   writable_ = gauge("gantry_billing_writable", "0: the disk failed and nothing is acknowledged until a restart");
   writable_->Set(1);
+  last_backup_ = gauge("gantry_billing_last_backup_timestamp_seconds",
+                       "When the newest backup was made that is safely in a file; 0: never");
 }
 
 void BillingMetrics::CountRecord(int witness, int outcome) {
@@ -82,11 +84,12 @@ void BillingMetrics::SetOpen(int64_t open_items, int64_t quarantined) {
   quarantined_->Set(static_cast<double>(quarantined));
 }
 
-void BillingMetrics::SetStore(const StoreStats& stats, bool writable) {
+void BillingMetrics::SetStore(const StoreStats& stats, bool writable, int64_t covered_us) {
   longest_commit_->Set(stats.longest_commit_s);
   longest_checkpoint_->Set(stats.longest_checkpoint_s);
   wal_bytes_->Set(stats.wal_frames * 4096.0);
   writable_->Set(writable ? 1 : 0);
+  last_backup_->Set(static_cast<double>(covered_us) / 1e6);
 }
 
 }  // namespace gantry::billing

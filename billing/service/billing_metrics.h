@@ -27,7 +27,8 @@ class BillingMetrics {
   void AddRevenue(const std::string& currency, int64_t micro);
   void ObserveCommit(double seconds, int commands);
   void SetOpen(int64_t open_items, int64_t quarantined);
-  void SetStore(const StoreStats& stats, bool writable);
+  // `covered_us`: when the newest confirmed backup was made, 0: never.
+  void SetStore(const StoreStats& stats, bool writable, int64_t covered_us);
 
  private:
   Metrics metrics_;
@@ -42,6 +43,7 @@ class BillingMetrics {
   prometheus::Gauge* longest_checkpoint_;
   prometheus::Gauge* wal_bytes_;
   prometheus::Gauge* writable_;
+  prometheus::Gauge* last_backup_;
 };
 
 }  // namespace gantry::billing

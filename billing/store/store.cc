@@ -24,8 +24,10 @@ using SteadyClock = std::chrono::steady_clock;
 // A step of an online copy is 64 pages (256 KiB) while commands wait, some tenths of a millisecond.
 constexpr int kCopyPagesBusy = 64;
 constexpr int kCopyPagesIdle = 1024;
-// Queries younger than this are not ended for the log's sake, and the writer waits as long for the ended ones.
+// Queries younger than this are not ended for the log's sake, and after as long it is looked again.
 constexpr std::chrono::milliseconds kQueryGrace{200};
+// How long commits wait for the ended ones.
+constexpr std::chrono::milliseconds kRestartWait{50};
 
 double SecondsSince(SteadyClock::time_point start) {
   return std::chrono::duration<double>(SteadyClock::now() - start).count();
@@ -448,9 +450,9 @@ void Store::Checkpoint() {
   if (frames > options_.wal_frames_max) {
     // Only somebody who still reads an old state keeps the log from beginning anew.
     if (start < next_restart_) return;
-    next_restart_ = start + 10 * kQueryGrace;
+    next_restart_ = start + kQueryGrace;
     EndQueriesThatHoldTheLogBack();
-    done = writer_->Checkpoint(true, kQueryGrace);
+    done = writer_->Checkpoint(true, kRestartWait);
     if (absl::IsUnavailable(done.status())) return;
   } else {
     done = writer_->Checkpoint();

@@ -35,6 +35,7 @@ double Seconds(SteadyClock::duration duration) {
 absl::Span<const Migration> BenchMigrations() {
   static const auto* migrations = [] {
     auto* made = new std::vector<Migration>{{"0001_bench", R"sql(
+      PRAGMA application_id = 0x474e5459;
       CREATE TABLE event (seq INTEGER PRIMARY KEY, event_id BLOB NOT NULL UNIQUE, party INTEGER NOT NULL, tokens INTEGER NOT NULL,
                           at_us INTEGER NOT NULL, hash BLOB NOT NULL) STRICT;
       CREATE INDEX event_by_party ON event (party, at_us);

@@ -15,6 +15,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/notification.h"
 #include "billing/store/chain.h"
 #include "billing/store/faulty_vfs.h"
@@ -32,6 +33,7 @@ constexpr char kLogDirectory[] = "/log";
 absl::Span<const Migration> TestMigrations() {
   static const auto* migrations = [] {
     auto* made = new std::vector<Migration>{{"0001_entries", R"sql(
+      PRAGMA application_id = 0x474e5459;
       CREATE TABLE account (account_id INTEGER PRIMARY KEY, balance INTEGER NOT NULL) STRICT;
       INSERT INTO account VALUES (1, 0), (2, 0);
       CREATE TABLE entry (seq INTEGER PRIMARY KEY, number INTEGER NOT NULL UNIQUE, amount INTEGER NOT NULL,
@@ -184,13 +186,13 @@ class Story {
 
   void Burst() {
     const int size = 1 + static_cast<int>(random_() % 12);
-    std::atomic<int> left{size + 1};
+    absl::BlockingCounter left(size + 1);
     // All are queued before the first runs, so that a seed always tells the same story.
     absl::Notification started, go;
     store_->Write([&](Database&) { return started.Notify(), go.WaitForNotification(), absl::OkStatus(); },
                   [&](const absl::Status&) {
                     if (!started.HasBeenNotified()) started.Notify();  // refused before it ran
-                    --left;
+                    left.DecrementCount();
                   });
     started.WaitForNotification();
     for (int i = 0; i < size; ++i) {
@@ -214,11 +216,11 @@ class Story {
               if (fatal_ && ran_.contains(number) && !fails) unknown_.insert(number);
             }
             ran_.erase(number);
-            --left;
+            left.DecrementCount();
           });
     }
     go.Notify();
-    while (left > 0) std::this_thread::yield();
+    left.Wait();
   }
 
   void CheckThatItRefuses(bool reads_may_fail) {

@@ -402,7 +402,7 @@ TEST_F(StoreTest, EveryTableCanBeRecorded) {
   } kRefused[] = {
       {"CREATE TABLE bad (a INTEGER) STRICT", "table bad has no primary key"},
       {"CREATE TABLE bad (a INTEGER PRIMARY KEY AUTOINCREMENT) STRICT", "table bad is AUTOINCREMENT"},
-      {"CREATE TABLE bad (a TEXT PRIMARY KEY) STRICT", "table bad has a primary key that may be NULL"},
+      {"CREATE TABLE bad (a TEXT PRIMARY KEY)", "table bad has a primary key that may be NULL"},
       {"CREATE TABLE bad (a INTEGER PRIMARY KEY, b INTEGER AS (a + 1)) STRICT", "table bad has generated columns"},
   };
   for (const auto& row : kRefused) {

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -114,7 +114,10 @@ class Story {
 
   void Append(Spool& spool, int64_t number, Spool::Reservation* reservation, std::map<int64_t, uint64_t>* sequences) {
     ++counts_->records;
-    ++waiting_;
+    {
+      std::lock_guard lock(mutex_);
+      ++waiting_;
+    }
     (*sequences)[number] = spool.Append(7, PayloadOf(number), reservation, [this, number](const absl::Status& status) {
       std::lock_guard lock(mutex_);
       if (status.ok()) {
@@ -123,11 +126,12 @@ class Story {
       } else {
         anew_.erase(number);
       }
-      --waiting_;
+      if (--waiting_ == 0) idle_.notify_all();
     });
   }
   void Wait() {
-    while (waiting_ > 0) std::this_thread::yield();
+    std::unique_lock lock(mutex_);
+    idle_.wait(lock, [this] { return waiting_ == 0; });
   }
 
   // What must come back does, and nothing else does.
@@ -152,8 +156,9 @@ class Story {
   FaultyFileSystem files_;
   const SpoolOptions options_{.directory = "/spool", .segment_bytes = 2500};
   int64_t last_ = 0;
-  std::atomic<int> waiting_{0};
   std::mutex mutex_;
+  std::condition_variable idle_;
+  int waiting_ = 0;                    // guarded by mutex_
   std::set<int64_t> durable_, anew_;  // guarded by mutex_
   std::set<int64_t> delivered_;
 };
