@@ -1,7 +1,5 @@
 #include "billing/store/chain.h"
 
-#include <openssl/sha.h>
-
 namespace gantry::billing {
 
 ChainHash& ChainHash::Add(absl::string_view bytes) {
@@ -17,13 +15,6 @@ ChainHash& ChainHash::Add(int64_t value) {
 
 std::string ChainHash::Finish() const {
   return Sha256(fields_);
-}
-
-std::string Sha256(absl::string_view bytes) {
-  std::string hash(SHA256_DIGEST_LENGTH, '\0');
-  SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
-         reinterpret_cast<unsigned char*>(hash.data()));
-  return hash;
 }
 
 ChainTail TailOf(Rows last) {

@@ -7,6 +7,7 @@
 
 #include "absl/strings/string_view.h"
 #include "billing/store/database.h"
+#include "services/common/digest.h"
 #include "services/common/ids.h"
 
 namespace gantry::billing {
@@ -25,8 +26,6 @@ class ChainHash {
  private:
   std::string fields_;
 };
-
-std::string Sha256(absl::string_view bytes);
 
 // Where a chained table goes on.
 struct ChainTail {

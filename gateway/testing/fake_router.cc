@@ -1,7 +1,6 @@
 #include "gateway/testing/fake_router.h"
 
 #include <grpcpp/grpcpp.h>
-#include <openssl/sha.h>
 
 #include <algorithm>
 #include <thread>
@@ -12,6 +11,7 @@
 #include "engine/base/check.h"
 #include "engine/base/mapped_file.h"
 #include "engine/text/chat_template.h"
+#include "services/common/digest.h"
 #include "services/common/grpc_status.h"
 
 namespace gantry::gateway {
@@ -19,13 +19,6 @@ namespace {
 
 constexpr absl::Duration kCreditPatience = absl::Milliseconds(250);  // R1
 constexpr char kModelDir[] = GANTRY_SOURCE_DIR "/models/demo";
-
-std::string Sha256(const std::string& data) {
-  std::string hash(SHA256_DIGEST_LENGTH, '\0');
-  SHA256(reinterpret_cast<const unsigned char*>(data.data()), data.size(),
-         reinterpret_cast<unsigned char*>(hash.data()));
-  return hash;
-}
 
 }  // namespace
 

@@ -1,7 +1,6 @@
 #include "services/common/api_key.h"
 
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
 
 #include <vector>
 
@@ -9,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/check.h"
+#include "services/common/digest.h"
 #include "services/common/ids.h"
 
 namespace gantry {
@@ -63,16 +63,9 @@ absl::StatusOr<ApiKey> ParseApiKey(absl::string_view text) {
   return ApiKey{std::string(parts[2]), Secret(std::string(parts[3].substr(0, kSecretLength)))};
 }
 
-std::string HmacOfSecret(const Secret& pepper_secret, const Secret& secret) {
-  const absl::string_view pepper = pepper_secret.Reveal();  // the key of the HMAC
-  GANTRY_CHECK(pepper.size() == kPepperBytes, "a pepper has 32 bytes");
-  const absl::string_view bytes = secret.Reveal();  // into the HMAC, nowhere else
-  std::string digest(32, '\0');
-  unsigned int length = 0;
-  HMAC(EVP_sha256(), pepper.data(), static_cast<int>(pepper.size()),
-       reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
-       reinterpret_cast<unsigned char*>(digest.data()), &length);
-  return digest;
+std::string HmacOfSecret(const Secret& pepper, const Secret& secret) {
+  GANTRY_CHECK(pepper.Reveal().size() == kPepperBytes, "a pepper has 32 bytes");  // its size alone
+  return HmacSha256(pepper, secret.Reveal());                                     // into the HMAC, nowhere else
 }
 
 }  // namespace gantry

@@ -42,8 +42,7 @@ bool Secret::Equals(absl::string_view other) const {
   return value_.size() == other.size() && CRYPTO_memcmp(value_.data(), other.data(), value_.size()) == 0;
 }
 
-absl::StatusOr<Secret> ReadSecretFile(const std::string& path) {
-  constexpr size_t kLimit = 4096;
+absl::StatusOr<Secret> ReadSecretFile(const std::string& path, size_t limit) {
   int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("secret file ", path));
   auto close_fd = absl::MakeCleanup([fd] { close(fd); });
@@ -55,7 +54,7 @@ absl::StatusOr<Secret> ReadSecretFile(const std::string& path) {
     return absl::PermissionDeniedError(absl::StrFormat("secret file %s: mode is %04o, others may read it; chmod 600 %s",
                                                        path, info.st_mode & 07777, path));
   }
-  std::string value(kLimit + 1, '\0');
+  std::string value(limit + 1, '\0');
   size_t size = 0;
   while (size < value.size()) {
     ssize_t got = read(fd, value.data() + size, value.size() - size);
@@ -64,8 +63,8 @@ absl::StatusOr<Secret> ReadSecretFile(const std::string& path) {
     if (got == 0) break;
     size += static_cast<size_t>(got);
   }
-  if (size > kLimit)
-    return absl::InvalidArgumentError(absl::StrCat("secret file ", path, ": longer than ", kLimit, " bytes"));
+  if (size > limit)
+    return absl::InvalidArgumentError(absl::StrCat("secret file ", path, ": longer than ", limit, " bytes"));
   value.resize(absl::StripTrailingAsciiWhitespace(absl::string_view(value.data(), size)).size());
   if (value.empty()) return absl::InvalidArgumentError(absl::StrCat("secret file ", path, ": empty"));
   return Secret(std::move(value));

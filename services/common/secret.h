@@ -34,8 +34,9 @@ class Secret {
   std::string value_;
 };
 
-// Reads a file that holds one secret: trailing white space cut, 1..4096 bytes, owned by this user and 0600 or stricter.
-// NOT_FOUND, PERMISSION_DENIED (names the mode and the chmod that cures it), INVALID_ARGUMENT (empty, too long).
-absl::StatusOr<Secret> ReadSecretFile(const std::string& path);
+// Reads a file that holds a secret: trailing white space cut, 1..`limit` bytes, owned by this user and 0600 or
+// stricter. NOT_FOUND, PERMISSION_DENIED (names the mode and the chmod that cures it), INVALID_ARGUMENT (empty, too
+// long).
+absl::StatusOr<Secret> ReadSecretFile(const std::string& path, size_t limit = 4096);
 
 }  // namespace gantry

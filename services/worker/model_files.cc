@@ -1,20 +1,14 @@
 #include "services/worker/model_files.h"
 
-#include <openssl/evp.h>
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/base/status_macros.h"
 #include "engine/model/model_text.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
+#include "services/common/digest.h"
 
 namespace gantry::worker {
-std::string Sha256(absl::string_view bytes) {
-  std::string digest(32, '\0');
-  EVP_Digest(bytes.data(), bytes.size(), reinterpret_cast<unsigned char*>(digest.data()), nullptr, EVP_sha256(),
-             nullptr);
-  return digest;
-}
 
 absl::StatusOr<ModelFiles> ReadModelFiles(const std::string& served_name, const engine::Card& card) {
   ModelFiles files;

@@ -15,8 +15,6 @@ struct ModelFiles {
   std::map<std::string, std::string> blobs;  // SHA-256 (32 bytes) -> content
 };
 
-std::string Sha256(absl::string_view bytes);
-
 // Reads tokenizer, chat template and default sampling beside the weights. Errors name the file.
 absl::StatusOr<ModelFiles> ReadModelFiles(const std::string& served_name, const engine::Card& card);
 

@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "engine/format/safetensors.h"
 #include "gantry/v1/billing.grpc.pb.h"
+#include "services/common/digest.h"
 #include "services/common/rpc_test_util.h"
 #include "services/worker/inference_service.h"
 
