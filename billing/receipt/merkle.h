@@ -18,7 +18,7 @@
 namespace gantry::billing {
 
 inline constexpr size_t kMerkleLeavesMin = 16;
-inline constexpr size_t kMerkleLeavesMax = size_t{1} << 20;
+inline constexpr size_t kMerkleLeavesMax = size_t{1} << 18;
 
 // Each 32 bytes.
 std::string MerkleLeaf(absl::string_view nonce, absl::string_view receipt_hash);

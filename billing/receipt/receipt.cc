@@ -92,6 +92,10 @@ std::string ReceiptRootBody(const ReceiptRoot& root) {
   return body.Finish();
 }
 
+std::string RootDocument(absl::string_view root_body, absl::string_view signature) {
+  return CanonicalObject().AddJson("root", root_body).Add("signature", Hex(signature)).Finish();
+}
+
 std::string ReceiptDocument(absl::string_view body, absl::string_view signature, const ReceiptProof* proof) {
   CanonicalObject document;
   if (proof != nullptr) {

@@ -66,6 +66,8 @@ struct ReceiptRoot {
   std::string key_id;
 };
 std::string ReceiptRootBody(const ReceiptRoot& root);
+// A root alone as a line of a receipt file: what is published.
+std::string RootDocument(absl::string_view root_body, absl::string_view signature);
 
 struct ReceiptProof {
   int64_t index = 0;

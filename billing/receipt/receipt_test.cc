@@ -203,8 +203,7 @@ TEST(Receipt, PublishedRootsAreLinesToo) {
   ReceiptMaker maker(8);
   const std::string receipt = maker.Next(maker.RandomFacts(), true);
   const std::string root = maker.last_root_body();
-  const std::string line =
-      absl::StrCat("{\"root\":", root, ",\"signature\":\"", absl::BytesToHexString(maker.Sign(root)), "\"}");
+  const std::string line = RootDocument(root, maker.Sign(root));
   EXPECT_EQ(Problem(absl::StrCat(line, "\n", receipt, "\n"), maker.Keys()), "");
   // The proof of a second root of the same number, made by the same key.
   ReceiptMaker twin(8);

@@ -15,12 +15,14 @@
 #include "billing/ledger/credit.h"
 #include "billing/ledger/lots.h"
 #include "billing/service/backup_stream.h"
+#include "billing/receipt/receipt_desk.h"
 #include "billing/service/billing_metrics.h"
 #include "billing/service/services.h"
 #include "billing/store/lineage.h"
 #include "billing/usage/witness_match.h"
 #include "engine/base/status_macros.h"
 #include "services/common/lifecycle.h"
+#include "services/common/log.h"
 #include "services/common/process_service.h"
 
 namespace gantry::billing {
@@ -38,6 +40,8 @@ struct Billing::Impl {
   Feed<v1::PriceEvent> prices;
   Context context;
   std::unique_ptr<Store> store;
+  std::unique_ptr<ReceiptKeyRing> receipt_ring;
+  std::unique_ptr<ReceiptDesk> receipts;
   std::vector<std::unique_ptr<grpc::Service>> services;
   std::unique_ptr<RpcServer> server;
   absl::Notification stop;
@@ -75,6 +79,27 @@ struct Billing::Impl {
             prices.Publish(std::move(event));
           }
         });
+  }
+
+  // The first start makes a key. A key whose private half is gone stops receipts, not billing.
+  absl::Status PrepareReceipts() {
+    std::vector<StoredReceiptKey> known;
+    GANTRY_RETURN_IF_ERROR(store->WriteAndWait([&](Database& db) -> absl::Status {
+      known = AllReceiptKeys(db);
+      if (!known.empty()) return absl::OkStatus();
+      return AddReceiptKey(db, receipt_ring.get(), /*first_event_seq=*/1, context.clock()).status();
+    }));
+    for (const StoredReceiptKey& stored : known) {
+      if (receipt_ring->Has(stored.key.key_id)) continue;
+      Log(LogLevel::kError, "a private receipt key is missing: receipts of its time cannot be made",
+          {{"key", stored.key.key_id}, {"file", options.data_dir + "/receipt.keys"}});
+    }
+    ReceiptDesk::Options desk;
+    desk.deriver = {
+        .store = store.get(), .ring = receipt_ring.get(), .clock = context.clock, .source = ReceiptsFromBooks()};
+    receipts = std::make_unique<ReceiptDesk>(std::move(desk));
+    context.receipts = receipts.get();
+    return absl::OkStatus();
   }
 
   // What time brings. Looks first, so that an idle house writes nothing.
@@ -129,6 +154,7 @@ Billing::~Billing() {
   impl_->stop.Notify();
   impl_->ticker.join();
   impl_->server.reset();
+  impl_->receipts.reset();
   impl_->store.reset();
 }
 
@@ -163,10 +189,14 @@ absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, 
   raw->context.metrics = &raw->metrics;
   raw->context.keys = &raw->keys;
   raw->context.prices = &raw->prices;
+  GANTRY_ASSIGN_OR_RETURN(raw->receipt_ring, ReceiptKeyRing::Open(dir + "/receipt.keys"));
+  raw->context.receipt_ring = raw->receipt_ring.get();
+  GANTRY_RETURN_IF_ERROR(raw->PrepareReceipts());
   raw->services.push_back(MakeCreditService(&raw->context));
   raw->services.push_back(MakeUsageService(&raw->context));
   raw->services.push_back(MakeCatalogService(&raw->context));
   raw->services.push_back(MakeAdminService(&raw->context));
+  raw->services.push_back(MakeReceiptService(&raw->context));
   if (lifecycle != nullptr) {
     raw->services.push_back(MakeProcessService("billing", lifecycle, [raw] { return raw->State(); }));
   }

@@ -7,7 +7,10 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <functional>
+#include <utility>
 
+#include "billing/catalog/admin_log.h"
 #include "billing/service/feed.h"
 #include "billing/store/clock.h"
 #include "billing/store/store.h"
@@ -17,6 +20,8 @@
 namespace gantry::billing {
 
 class BillingMetrics;
+class ReceiptDesk;
+class ReceiptKeyRing;
 
 // What all services share; outlives them.
 struct Context {
@@ -29,6 +34,8 @@ struct Context {
   BillingMetrics* metrics = nullptr;
   Feed<v1::KeyEvent>* keys = nullptr;
   Feed<v1::PriceEvent>* prices = nullptr;
+  ReceiptDesk* receipts = nullptr;
+  ReceiptKeyRing* receipt_ring = nullptr;
 };
 
 // Answers a unary call with what `command` gives. `submit`: &Store::Write for commands, &Store::Read for queries.
@@ -46,9 +53,40 @@ grpc::ServerUnaryReactor* Answer(Store* store, void (Store::*submit)(Store::Comm
   return reactor;
 }
 
+// Answers a unary call that changes something with what `run` gives: once under its idempotency key, with an audit row.
+// `run(db, now_us)` -> StatusOr<Response>; `after(response)` (may be null) completes the answer once it is durable.
+template <typename Request, typename Response, typename Run>
+grpc::ServerUnaryReactor* AnswerOnce(const Context* context, grpc::CallbackServerContext* call, const char* method,
+                                     const Request* request, Response* response, std::string object, std::string detail,
+                                     Run run, std::function<void(Response*)> after = nullptr) {
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  context->store->Write(
+      [=](Database& db) {
+        const int64_t now_us = context->clock();
+        return Once(db,
+                    {.method = method,
+                     .idempotency_key = request->idempotency_key(),
+                     .object = object,
+                     .detail = detail,
+                     .now_us = now_us,
+                     .request = request},
+                    response, [&] {
+                      absl::StatusOr<Response> result = run(db, now_us);
+                      if (result.ok()) *response = *std::move(result);
+                      return result.status();
+                    });
+      },
+      [=](const absl::Status& status) {
+        if (status.ok() && after) after(response);
+        reactor->Finish(ToGrpcStatus(status));
+      });
+  return reactor;
+}
+
 std::unique_ptr<grpc::Service> MakeCreditService(const Context* context);
 std::unique_ptr<grpc::Service> MakeUsageService(const Context* context);
 std::unique_ptr<grpc::Service> MakeCatalogService(const Context* context);
 std::unique_ptr<grpc::Service> MakeAdminService(const Context* context);
+std::unique_ptr<grpc::Service> MakeReceiptService(const Context* context);
 
 }  // namespace gantry::billing

@@ -12,6 +12,7 @@
 #include "billing/usage/event.h"
 #include "billing/usage/hops.h"
 #include "billing/usage/losses.h"
+#include "billing/usage/usage_digest.h"
 #include "billing/usage/witness_match.h"
 #include "engine/base/status_macros.h"
 
@@ -64,6 +65,7 @@ Verdict CheckUsage(const v1::UsageRecord& r) {
   if (r.prompt_tokens() > kTokensMax || r.output_tokens() > kTokensMax) return Rejected("counts beyond any request");
   if (r.cached_tokens() > r.prompt_tokens()) return Rejected("cached_tokens > prompt_tokens");
   if (r.reasoning_tokens() > r.output_tokens()) return Rejected("reasoning_tokens > output_tokens");
+  if (absl::Status digests = CheckDigests(r); !digests.ok()) return Rejected(std::string(digests.message()));
   if (r.model().empty() || r.model().size() > kModelNameMax) return Rejected("model: expected a name of 1..256 bytes");
   return {};
 }
@@ -163,6 +165,7 @@ absl::StatusOr<Verdict> AppendOne(UsageBook& book, const v1::UsageRecord& record
   absl::StatusOr<std::vector<Hop>> hops = RateHops(book, input);
   if (!hops.ok()) return Rejected(std::string(hops.status().message()));
   InsertEvent(book, *hops, &event);
+  RecordDigests(db, event.seq, record);
   AppendResult::Counted counted{.outcome = record.outcome(), .currency = (*terms)->currency};
   const Booking booking{.event_seq = event.seq, .model_no = event.model_no, .credit = credit, .now_us = now_us};
   GANTRY_ASSIGN_OR_RETURN(counted.posted_micro, BookHops(book, *hops, booking));

@@ -43,7 +43,8 @@ std::string RandomIdempotencyKey() {
 absl::StatusOr<AdminClient> AdminClient::Connect(const DataDir& data_dir, const AdminClientOptions& options) {
   if (LockHolder(data_dir) == 0) return NothingRuns(data_dir);
   GANTRY_ASSIGN_OR_RETURN(const Identity identity, LoadAdminIdentity(data_dir.admin_key_file()));
-  return AdminClient(v1::BillingAdmin::NewStub(MakeChannel(data_dir.socket("billing"), identity)),
+  const std::shared_ptr<grpc::Channel> channel = MakeChannel(data_dir.socket("billing"), identity);
+  return AdminClient({v1::BillingAdmin::NewStub(channel), v1::ReceiptAdmin::NewStub(channel)},
                      data_dir.log_file("billing"), options);
 }
 

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -38,15 +39,14 @@ class AdminClient {
 
   // Waits, within the deadline, for a billing that is being started again. Errors: billing's own; DEADLINE_EXCEEDED
   // when it does not answer, which says nothing about whether the call took effect.
-  template <typename Request, typename Response>
-  absl::StatusOr<Response> Call(grpc::Status (v1::BillingAdmin::Stub::*method)(grpc::ClientContext*, const Request&,
-                                                                               Response*),
+  template <typename Stub, typename Request, typename Response>
+  absl::StatusOr<Response> Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                                 const Request& request) const {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + options_.deadline));
     context.set_wait_for_ready(options_.wait_for_billing);
     Response response;
-    const grpc::Status status = (stub_.get()->*method)(&context, request, &response);
+    const grpc::Status status = (std::get<std::unique_ptr<Stub>>(stubs_).get()->*method)(&context, request, &response);
     if (!status.ok()) return Explain(FromGrpcStatus(status));
     return response;
   }
@@ -69,9 +69,8 @@ class AdminClient {
   }
   // As Call for a request that changes something: fills in its idempotency key, random when `key` is empty, and names
   // the key when the outcome is unknown.
-  template <typename Request, typename Response>
-  absl::StatusOr<Response> CallOnce(grpc::Status (v1::BillingAdmin::Stub::*method)(grpc::ClientContext*, const Request&,
-                                                                                   Response*),
+  template <typename Stub, typename Request, typename Response>
+  absl::StatusOr<Response> CallOnce(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                                     Request request, const std::string& key) const {
     request.set_idempotency_key(key.empty() ? RandomIdempotencyKey() : key);
     absl::StatusOr<Response> response = Call(method, request);
@@ -80,12 +79,15 @@ class AdminClient {
   }
 
  private:
-  AdminClient(std::unique_ptr<v1::BillingAdmin::Stub> stub, std::string log_file, const AdminClientOptions& options)
-      : stub_(std::move(stub)), log_file_(std::move(log_file)), options_(options) {}
+  // Billing's administrative services, all over one channel.
+  using Stubs = std::tuple<std::unique_ptr<v1::BillingAdmin::Stub>, std::unique_ptr<v1::ReceiptAdmin::Stub>>;
+
+  AdminClient(Stubs stubs, std::string log_file, const AdminClientOptions& options)
+      : stubs_(std::move(stubs)), log_file_(std::move(log_file)), options_(options) {}
   absl::Status Explain(const absl::Status& status) const;
   static absl::Status ExplainOnce(const absl::Status& status, const std::string& key);
 
-  std::unique_ptr<v1::BillingAdmin::Stub> stub_;
+  Stubs stubs_;
   std::string log_file_;
   AdminClientOptions options_;
 };

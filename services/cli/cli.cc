@@ -109,6 +109,7 @@ int RunCli(const std::vector<std::string>& arguments, std::ostream& out, std::os
   AddMoneyCommands(app, invocation);
   AddAuditCommand(app, invocation);
   AddBackupCommands(app, invocation);
+  AddReceiptCommands(app, invocation);
   AddChatCommand(app, invocation);
   AddTcoCommand(app, invocation);
 

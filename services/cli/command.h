@@ -48,6 +48,7 @@ void AddPlanCommands(CLI::App& app, Invocation& invocation);
 void AddMoneyCommands(CLI::App& app, Invocation& invocation);
 void AddAuditCommand(CLI::App& app, Invocation& invocation);
 void AddBackupCommands(CLI::App& app, Invocation& invocation);
+void AddReceiptCommands(CLI::App& app, Invocation& invocation);
 void AddChatCommand(CLI::App& app, Invocation& invocation);
 void AddTcoCommand(CLI::App& app, Invocation& invocation);
 

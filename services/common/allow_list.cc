@@ -21,6 +21,7 @@ const std::vector<AllowRule>& AllowList() {
       {"router", "worker", "gantry.v1.Inference/*"},
 
       {"admin", "billing", "gantry.v1.BillingAdmin/*"},
+      {"admin", "billing", "gantry.v1.ReceiptAdmin/*"},
       {"admin", "*", "gantry.v1.Process/*"},
   };
   return *rules;
