@@ -7,6 +7,9 @@
 #include <chrono>
 #include <thread>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "billing/receipt/verify.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "services/common/api_key.h"
@@ -269,6 +272,68 @@ TEST_F(BillingTest, ItemsAreOpenUntilBothWitnessesCameOrTheDeadlinePassed) {
             "2 requests, 0 wait, 1 without the worker's count, 0 without the gateway's (not billed)");
   c1.TryCancel();
   c2.TryCancel();
+}
+
+TEST_F(BillingTest, ReceiptsOfARequestAreSignedAndChecked) {
+  v1::UsageRecord record = Record(Grant(1'000'000), 10);
+  record.set_prompt_digest(std::string(32, 'p'));
+  v1::UsageBatch batch;
+  *batch.add_records() = record;
+  *batch.add_records() = record;
+  batch.mutable_records(1)->set_record_id(NewTimeOrderedId().ToBytes());
+  batch.mutable_records(1)->set_request_id(NewTimeOrderedId().ToBytes());
+  batch.mutable_records(1)->set_output_digest("short");
+  Deadline c1;
+  auto append = usage_->AppendUsage(&c1);
+  v1::UsageAck ack;
+  ASSERT_TRUE(append->Write(batch) && append->Read(&ack));
+  EXPECT_EQ(ack.record_ids_size(), 1);
+  ASSERT_EQ(ack.rejected_size(), 1);
+  EXPECT_EQ(ack.rejected(0).reason(), "prompt_digest, output_digest: expected 32 bytes or nothing");
+  c1.TryCancel();
+
+  auto receipts = v1::ReceiptAdmin::NewStub(MakeChannel(address_, identities_.Get("admin")));
+  const auto keys = [&] {
+    v1::GetReceiptKeysResponse response;
+    Deadline context;
+    EXPECT_TRUE(receipts->GetReceiptKeys(&context, {}, &response).ok());
+    std::vector<PublicReceiptKey> list;
+    for (const v1::ReceiptKey& key : response.keys()) {
+      list.push_back({key.key_id(), key.public_key(), key.created_us(), key.endorsed_by(), key.endorsement()});
+    }
+    return ReceiptKeys::Parse(ReceiptKeysFile(list));
+  };
+  v1::GetReceiptRequest request;
+  request.set_request_id(record.request_id());
+  request.set_party_name("demo");
+  v1::GetReceiptResponse response;
+  Deadline c2;
+  const grpc::Status got = receipts->GetReceipt(&c2, request, &response);
+  ASSERT_TRUE(got.ok()) << got.error_message();
+  ASSERT_EQ(response.documents_size(), 1);
+  ASSERT_TRUE(keys().ok()) << keys().status();
+  const auto lines = VerifyReceipts(response.documents(0), *keys());
+  ASSERT_TRUE(lines.ok()) << lines.status();
+  EXPECT_EQ(lines->front().receipt["prompt_digest"], absl::BytesToHexString(std::string(32, 'p')));
+  EXPECT_EQ(lines->front().receipt["cost_pico"], absl::StrCat(10 * 300'000 + 400'000));
+
+  v1::RotateReceiptKeyRequest rotate;
+  rotate.set_idempotency_key("rotate");
+  v1::ReceiptKey second, again;
+  Deadline c3, c4, c5, c6, c7, c8;
+  ASSERT_TRUE(receipts->RotateReceiptKey(&c3, rotate, &second).ok());
+  ASSERT_TRUE(receipts->RotateReceiptKey(&c4, rotate, &again).ok());
+  EXPECT_EQ(second.key_id(), again.key_id());
+  EXPECT_EQ(keys()->size(), 2u);
+  const std::string before = response.documents(0);
+  ASSERT_TRUE(receipts->GetReceipt(&c5, request, &response).ok());
+  EXPECT_EQ(response.documents(0), before);
+
+  EXPECT_EQ(receipts->GetReceiptProof(&c6, request, &response).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  request.set_party_name("house");
+  EXPECT_EQ(receipts->GetReceipt(&c7, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+  request.set_request_id("x");
+  EXPECT_EQ(receipts->GetReceipt(&c8, request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(BillingTest, ErrorsReachTheCallerWithTheirReason) {

@@ -15,6 +15,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "absl/strings/str_cat.h"
+#include "billing/receipt/receipt_test_util.h"
 #include "services/cli/installation.h"
 #include "services/cli/supervisor.h"
 
@@ -68,6 +70,10 @@ TEST_F(CliTest, WrongCommandLinesGetOneLineAndExitCode2) {
       {{"invoice", "--tenant", "demo", "--format", "doc"}, "gantry invoice: --format"},
       {{"invoice", "--tenant", "demo", "--format", "pdf"}, "gantry: a PDF is not for the terminal: --output FILE"},
       {{"invoice", "--tenant", "demo", "--period", "2026-13"}, "gantry: period `2026-13` is not valid"},
+      {{"receipt", "get", "chatcmpl-12"}, "gantry: request id `chatcmpl-12` is not valid: expected 32 hex digits"},
+      {{"receipt", "verify"}, "gantry receipt verify: FILE is required"},
+      {{"receipt", "verify", "f", "--nonce", "12"}, "gantry: --nonce goes with --prompt-ids or --output-ids"},
+      {{"receipt", "verify", "f", "--nonce", "12", "--prompt-ids", "i"}, "gantry: nonce is not valid"},
       {{"chat"}, "gantry chat: TEXT is required"},
       {{"tco"}, "gantry: which FILE? `gantry tco --example > tco.toml` makes one to start from"},
       {{"tco", "/nowhere/tco.toml"}, "gantry: /nowhere/tco.toml: "},
@@ -89,6 +95,11 @@ TEST_F(CliTest, WhenNothingRunsEveryCommandSaysHowToStartIt) {
                                             {"key", "list", "--tenant", "demo"},
                                             {"invoice", "--tenant", "demo"},
                                             {"audit"},
+                                            {"receipt", "keys"},
+                                            {"receipt", "roots"},
+                                            {"receipt", "rotate-key"},
+                                            {"receipt", "get", std::string(32, '0')},
+                                            {"receipt", "verify", "/dev/null"},
                                             {"chat", "hello"},
                                             {"topup", "--tenant", "demo", "5"}};
   for (std::vector<std::string> arguments : cases) {
@@ -122,6 +133,7 @@ TEST_F(CliTest, HelpTeachesWithExamples) {
                                                                                        {"topup"},
                                                                                        {"usage"},
                                                                                        {"audit"},
+                                                                                       {"receipt", "verify"},
                                                                                        {"chat"},
                                                                                        {"tco"}}) {
     std::vector<std::string> arguments = command;
