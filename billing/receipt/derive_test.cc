@@ -11,10 +11,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "billing/receipt/receipt_desk.h"
 #include "billing/receipt/receipt_test_util.h"
 #include "billing/testing/books.h"
+#include "billing/usage/correct.h"
 
 namespace gantry::billing {
 namespace {
@@ -101,6 +103,48 @@ TEST_F(DeriveTest, AReceiptSaysWhatTheBooksSay) {
   EXPECT_FALSE(receipt.contains("prompt_digest"));
   EXPECT_EQ(receipt["number"], "1");
   EXPECT_EQ(Get(request, Id16{}), document) << "nobody named: the tenant";
+}
+
+TEST_F(DeriveTest, EachBuyerOfAResaleChainHasItsOwn) {
+  AddKey();
+  const Id16 first = books_.NewReseller("first", 10'000'000, 250'000);
+  const Id16 theirs = books_.NewTenant("theirs", 10'000'000, "first");
+  v1::UsageRecord record = books_.Record(books_.SliceOf(theirs, 1'000'000), 0, 1000);
+  record.set_party_id(theirs.ToBytes());
+  record.set_plan_version_id(books_.PlanOf(theirs).ToBytes());
+  ASSERT_EQ(books_.Append(record).record_ids_size(), 1);
+  const Id16 request = *Id16::FromBytes(record.request_id());
+  const std::string retail = Get(request, theirs), wholesale = Get(request, first);
+  EXPECT_EQ(Problem(retail + "\n" + wholesale), "");
+  const nlohmann::json paid = ParseCanonicalObject(retail)->at("receipt"),
+                       passed_on = ParseCanonicalObject(wholesale)->at("receipt");
+  EXPECT_EQ(paid["cost_pico"], absl::StrCat(1000 * 1'000'000));
+  EXPECT_EQ(passed_on["cost_pico"], absl::StrCat(1000 * 800'000));
+  EXPECT_EQ(paid["seller"], passed_on["buyer"]);
+  EXPECT_EQ(passed_on["tenant"], theirs.ToHex());
+  EXPECT_THAT(Get(request, books_.tenant()), HasSubstr("is not among the party's usage"));
+}
+
+TEST_F(DeriveTest, ACorrectionIsAReceiptOfItsOwn) {
+  AddKey();
+  const Id16 request = Use(120);
+  const std::string before = Get(request, books_.tenant());
+  v1::CorrectUsageRequest correct;
+  correct.set_request_id(request.ToBytes());
+  correct.set_prompt_tokens(10);
+  correct.set_output_tokens(100);
+  correct.set_reason("counted twice");
+  books_.Do([&](Database& db) { return CorrectUsage(db, correct, books_.now_us()).status(); });
+  const std::string both = Get(request, books_.tenant());
+  EXPECT_EQ(Problem(both), "");
+  const std::vector<std::string> lines = absl::StrSplit(both, '\n');
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0], before);
+  const nlohmann::json correction = ParseCanonicalObject(lines[1])->at("receipt");
+  EXPECT_EQ(correction["kind"], "correction");
+  EXPECT_EQ(correction["output_tokens"], -20);
+  EXPECT_EQ(correction["cost_pico"], absl::StrCat(-20 * 800'000));
+  EXPECT_EQ(correction["number"], "2");
 }
 
 TEST_F(DeriveTest, RequestsOfNobodyAndOfOthersAreNotFound) {

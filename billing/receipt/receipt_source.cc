@@ -6,14 +6,14 @@ namespace gantry::billing {
 namespace {
 
 // As Read reads them: one row per hop of an event. An event that charges nobody has none.
-#define FACTS                                                                                                         \
-  "SELECT u.seq, u.received_us, u.outcome, u.request_id, t.party_id, b.party_id, s.party_id, m.name, "                \
-  "u.prompt_tokens - u.cached_tokens, u.cached_tokens, u.output_tokens, u.reasoning_tokens, u.requests, "             \
-  "coalesce(d.prompt_digest, x''), coalesce(d.output_digest, x''), v.plan_version_id, v.hash, r.amount_pico, "        \
-  "p.currency, u.ended_us "                                                                                           \
-  "FROM rating r JOIN usage_event u ON u.seq = r.event_seq JOIN party t ON t.party_no = u.party_no "                  \
-  "JOIN party b ON b.party_no = r.buyer_no JOIN party s ON s.party_no = r.seller_no JOIN model m USING (model_no) "   \
-  "JOIN plan_version v USING (version_no) JOIN plan p USING (plan_no) "                                               \
+#define FACTS                                                                                                       \
+  "SELECT u.seq, u.received_us, u.outcome, u.request_id, t.party_id, b.party_id, s.party_id, m.name, "              \
+  "u.prompt_tokens - u.cached_tokens, u.cached_tokens, u.output_tokens, u.reasoning_tokens, u.requests, "           \
+  "coalesce(d.prompt_digest, x''), coalesce(d.output_digest, x''), v.plan_version_id, v.hash, r.amount_pico, "      \
+  "p.currency, u.ended_us "                                                                                         \
+  "FROM rating r JOIN usage_event u ON u.seq = r.event_seq JOIN party t ON t.party_no = u.party_no "                \
+  "JOIN party b ON b.party_no = r.buyer_no JOIN party s ON s.party_no = r.seller_no JOIN model m USING (model_no) " \
+  "JOIN plan_version v USING (version_no) JOIN plan p USING (plan_no) "                                             \
   "LEFT JOIN usage_digest d ON d.event_seq = u.seq "
 
 std::vector<ReceiptFacts> Read(Rows rows) {
@@ -50,9 +50,8 @@ std::vector<ReceiptFacts> Read(Rows rows) {
 ReceiptSource ReceiptsFromBooks() {
   ReceiptSource source;
   source.after = [](Database& db, int64_t event_seq, int64_t events) {
-    return Read(db.Query(FACTS
-                         "WHERE r.event_seq IN (SELECT DISTINCT event_seq FROM rating WHERE event_seq > ? "
-                         "ORDER BY event_seq LIMIT ?) ORDER BY r.event_seq, r.level",
+    return Read(db.Query(FACTS "WHERE r.event_seq IN (SELECT DISTINCT event_seq FROM rating WHERE event_seq > ? "
+                               "ORDER BY event_seq LIMIT ?) ORDER BY r.event_seq, r.level",
                          event_seq, events));
   };
   // In the order of events, which no index on the buyer would give.
