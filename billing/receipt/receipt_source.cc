@@ -62,11 +62,7 @@ ReceiptSource ReceiptsFromBooks() {
                          event_seq, buyer, events));
   };
   source.of_request = [](Database& db, const Id16& request_id) {
-    return Read(db.Query("WITH first AS (SELECT seq FROM usage_event WHERE request_id = ? AND corrects_seq = 0) " FACTS
-                         "WHERE u.seq IN (SELECT seq FROM first UNION ALL SELECT seq FROM usage_event "
-                         "WHERE corrects_seq > 0 AND corrects_seq = (SELECT seq FROM first)) "
-                         "ORDER BY r.event_seq, r.level",
-                         request_id));
+    return Read(db.Query(FACTS "WHERE u.request_id = ? ORDER BY r.event_seq, r.level", request_id));
   };
   source.last_event_seq = [](Database& db) -> int64_t {
     Rows rows = db.Query("SELECT coalesce(max(seq), 0) FROM usage_event");
