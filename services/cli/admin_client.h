@@ -58,7 +58,7 @@ class AdminClient {
                       const std::function<absl::Status(const Part&)>& take) const {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
-    const auto reader = (stub_.get()->*method)(&context, request);
+    const auto reader = (std::get<std::unique_ptr<v1::BillingAdmin::Stub>>(stubs_).get()->*method)(&context, request);
     Part part;
     absl::Status taken;
     while (taken.ok() && reader->Read(&part)) taken = take(part);
