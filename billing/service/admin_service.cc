@@ -212,6 +212,10 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
           if (request->made_us() <= 0 || request->made_us() > now_us) {
             return absl::InvalidArgumentError("made_us: expected the time that CreateBackup told");
           }
+          GANTRY_ASSIGN_OR_RETURN(const Lineage lineage, ReadLineage(db));
+          if (request->epoch() > lineage.position.epoch || request->sequence() > lineage.position.sequence) {
+            return absl::InvalidArgumentError("epoch, sequence: expected those that CreateBackup told");
+          }
           db.Execute("INSERT INTO backup (backup_id, made_us, confirmed_us, epoch, sequence) VALUES (?, ?, ?, ?, ?)",
                      *id, request->made_us(), now_us, request->epoch(), request->sequence());
           *covered = BackupBefore(db, 1).position;
@@ -220,8 +224,13 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
         },
         [this, covered, newest_us](const Changes&) {
           *context_->covered_us = std::max(context_->covered_us->load(), *newest_us);
-          const absl::Status pruned = context_->store->PruneCommandLog(*covered);
-          if (!pruned.ok()) Log(LogLevel::kWarning, "the command log cannot be pruned", {{"error", pruned.message()}});
+          // Removing files takes as long as it takes: not on the writer's thread.
+          context_->store->Read(
+              [this, covered](Database&) { return context_->store->PruneCommandLog(*covered); },
+              [](const absl::Status& pruned) {
+                if (pruned.ok()) return;
+                Log(LogLevel::kWarning, "the command log cannot be pruned", {{"error", pruned.message()}});
+              });
         });
   }
 

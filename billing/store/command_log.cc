@@ -270,13 +270,14 @@ absl::Status CommandLog::Begin(const BooksPosition& first, const BooksPosition& 
   return Write(Encode(head), true);
 }
 
-absl::Status CommandLog::Write(const std::string& bytes, bool sync_directory) {
+absl::Status CommandLog::Write(const std::string& bytes, bool begins) {
   absl::Status status = file_->Append(bytes);
+  // Where no room was for all of it, a part of a record is what no reader takes for one. Else nobody knows.
+  uncertain_ = !begins && !status.ok() && !absl::IsResourceExhausted(status);
   if (status.ok()) {
     status = file_->Sync();
-    if (status.ok() && sync_directory) status = options_.file_system->SyncDirectory(options_.directory);
-    // That a sync found no space says nothing of what is on the disk.
-    if (absl::IsResourceExhausted(status)) status = absl::DataLossError(status.message());
+    if (status.ok() && begins) status = options_.file_system->SyncDirectory(options_.directory);
+    uncertain_ = !begins && !status.ok();
   }
   if (!status.ok()) {
     dead_ = absl::Status(status.code(), absl::StrCat("the command log cannot be written: ", status.message()));
@@ -296,8 +297,9 @@ absl::Status CommandLog::Append(const LogRecord& record) {
   if (segment_bytes_ >= options_.segment_bytes) {
     absl::Status begun = Begin(record.position, {});
     if (!begun.ok()) {
-      // The record has not been tried.
-      dead_ = absl::ResourceExhaustedError(absl::StrCat("the command log cannot be written: ", begun.message()));
+      if (dead_.ok()) {
+        dead_ = absl::Status(begun.code(), absl::StrCat("the command log cannot be written: ", begun.message()));
+      }
       return dead_;
     }
   }

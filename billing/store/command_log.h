@@ -100,9 +100,10 @@ class CommandLog {
   static absl::StatusOr<std::unique_ptr<CommandLog>> Open(Options options, const BooksPosition& last,
                                                           const BooksPosition& continues = {});
 
-  // Durable once OK. After an error whether the record is there is unknown, except RESOURCE_EXHAUSTED: then it is not.
-  // After any error the log is dead and refuses.
+  // Durable once OK. After any error the log is dead and refuses.
   absl::Status Append(const LogRecord& record);
+  // Whether the record that failed may be there all the same.
+  bool uncertain() const { return uncertain_; }
   // Removes the segments that hold nothing after `covered`; never the newest. Any thread.
   static absl::Status Prune(FileSystem* file_system, const std::string& directory, const BooksPosition& covered);
 
@@ -111,13 +112,14 @@ class CommandLog {
  private:
   explicit CommandLog(Options options) : options_(std::move(options)) {}
   absl::Status Begin(const BooksPosition& first, const BooksPosition& continues);
-  absl::Status Write(const std::string& bytes, bool sync_directory);
+  absl::Status Write(const std::string& bytes, bool begins);
 
   const Options options_;
   std::unique_ptr<File> file_;
   std::string path_;
   int64_t segment_bytes_ = 0, bytes_written_ = 0;
   absl::Status dead_;
+  bool uncertain_ = false;
 };
 
 }  // namespace gantry::billing

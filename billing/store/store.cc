@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <utility>
 
-#include "absl/strings/numbers.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "billing/store/changes.h"
@@ -312,9 +312,10 @@ void Store::Refuse() {
 
 // From here on nothing is written.
 void Store::Fail(const absl::Status& why, bool unknown) {
-  absl::Status refusal = absl::UnavailableError(absl::StrCat(
-      "billing cannot write: ", why.message(), "; nothing is acknowledged until then: ", Cure(why, options_.path),
-      ", then restart gantry-billing"));
+  const bool log_failed = absl::StartsWith(why.message(), "the command log");
+  absl::Status refusal = absl::UnavailableError(
+      absl::StrCat("billing cannot write: ", why.message(), "; nothing is acknowledged until then: ",
+                   Cure(why, log_failed ? options_.command_log : options_.path), ", then restart gantry-billing"));
   {
     std::lock_guard lock(mutex_);
     if (!failure_.ok()) return;
@@ -434,7 +435,7 @@ absl::Status Store::LogGroup(int64_t sequence, std::string changes, bool* unknow
   record.time_us = options_.clock();
   record.body = std::move(changes);
   absl::Status logged = log_->Append(record);
-  *unknown = !logged.ok() && !absl::IsResourceExhausted(logged);
+  *unknown = !logged.ok() && log_->uncertain();
   return logged;
 }
 

@@ -27,6 +27,7 @@ namespace {
 
 constexpr auto kCreditTimeout = std::chrono::seconds(3);
 constexpr size_t kBatchRecords = 512;
+constexpr size_t kRevokedMax = 65'536;
 
 std::chrono::system_clock::time_point In(std::chrono::milliseconds wait) {
   return std::chrono::system_clock::now() + wait;
