@@ -157,7 +157,7 @@ class Story {
     if (fault_in_books && kind == FaultyVfs::Fault::kReadError) {
       vfs_.FailAt(1 + static_cast<int64_t>(random_() % 60), kind, stays, random_());
     }
-    const int bursts = 1 + static_cast<int>(random_() % 10);
+    const int bursts = 1 + static_cast<int>(random_() % 4);
     for (int burst = 0; burst < bursts && store_->WriteHealth().ok(); ++burst) Burst();
     if (!store_->WriteHealth().ok()) CheckThatItRefuses(fault_in_books && kind == FaultyVfs::Fault::kReadError);
     if (fatal_) {
@@ -185,7 +185,7 @@ class Story {
   }
 
   void Burst() {
-    const int size = 1 + static_cast<int>(random_() % 12);
+    const int size = 1 + static_cast<int>(random_() % 24);
     absl::BlockingCounter left(size + 1);
     // All are queued before the first runs, so that a seed always tells the same story.
     absl::Notification started, go;

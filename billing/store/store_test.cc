@@ -353,15 +353,17 @@ TEST_F(StoreTest, AQueryThatHoldsTheLogBackIsEndedBeforeTheLogGrowsWithoutBound)
 
 TEST_F(StoreTest, ACopyMadeWhileCommandsGoOnIsTheStateOfOneMoment) {
   const std::string filler(2000, 'x');
-  const auto add = [&](int64_t at) {
-    return [&filler, at](Database& db) {
-      db.Execute("INSERT INTO idempotency (key, method, request_hash, response, at_us) VALUES (?, ?, x'', x'', ?)",
-                 std::to_string(at), filler, at);
-      return absl::OkStatus();
-    };
+  const auto add = [&filler](Database& db, int64_t at) {
+    db.Execute("INSERT INTO idempotency (key, method, request_hash, response, at_us) VALUES (?, ?, x'', x'', ?)",
+               std::to_string(at), filler, at);
   };
   int64_t at = 0;
-  while (at < 2000) ASSERT_TRUE(store_->WriteAndWait(add(++at)).ok());
+  ASSERT_TRUE(store_
+                  ->WriteAndWait([&](Database& db) {
+                    while (at < 4000) add(db, ++at);
+                    return absl::OkStatus();
+                  })
+                  .ok());
   absl::Notification copied;
   absl::Status result;
   const int64_t before = at;
@@ -371,14 +373,15 @@ TEST_F(StoreTest, ACopyMadeWhileCommandsGoOnIsTheStateOfOneMoment) {
   });
   // What is committed while the copy is made overwrites pages that were copied already.
   while (!copied.HasBeenNotified()) {
-    ASSERT_TRUE(store_->WriteAndWait(add(++at)).ok());
     ASSERT_TRUE(store_
                     ->WriteAndWait([&](Database& db) {
+                      add(db, ++at);
                       db.Execute("UPDATE idempotency SET at_us = at_us WHERE at_us % 100 = ?", at % 100);
                       return absl::OkStatus();
                     })
                     .ok());
   }
+  copied.WaitForNotification();
   ASSERT_TRUE(result.ok()) << result;
   auto copy = *Database::Open(dir_ + "/copy.db", Database::Mode::kReader);
   Rows rows = copy->Query("SELECT count(*), max(at_us), (SELECT * FROM pragma_integrity_check) FROM idempotency");
