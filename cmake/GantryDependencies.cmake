@@ -17,7 +17,7 @@ if(NOT GANTRY_ENGINE_ONLY)
   # Boost by minimum version, not by package name: Debian 12 has 1.81 beside 1.74, Ubuntu 24.04 has 1.83.
   find_package(Boost 1.81 REQUIRED)
   pkg_check_modules(TOMLPP REQUIRED IMPORTED_TARGET tomlplusplus)
-  pkg_check_modules(PANGOCAIRO REQUIRED IMPORTED_TARGET pangocairo cairo-pdf)
+  pkg_check_modules(PANGOCAIRO REQUIRED IMPORTED_TARGET pangocairo cairo-pdf fontconfig)
   find_program(GANTRY_PROTOC protoc REQUIRED)
   find_program(GANTRY_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 endif()

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 
 #include <fstream>
-#include <regex>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -190,7 +189,9 @@ TEST(DocumentPdf, TheSameDescriptionGivesTheSameBytes) {
 TEST(DocumentPdf, ItsDateIsThatOfTheFacts) {
   Document document = Sample();
   // Cairo 1.16 leaves out the "D:" that should begin a date; readers take both.
-  EXPECT_TRUE(std::regex_search(Pdf(document).bytes, std::regex("/CreationDate \\((D:)?20260801000000Z")));
+  const std::string pdf = Pdf(document).bytes;
+  EXPECT_TRUE(absl::StrContains(pdf, "/CreationDate (20260801000000Z") ||
+              absl::StrContains(pdf, "/CreationDate (D:20260801000000Z"));
   document.created_us = 0;
   EXPECT_FALSE(absl::StrContains(Pdf(document).bytes, "/CreationDate")) << "the time of drawing";
 }

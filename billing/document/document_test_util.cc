@@ -7,15 +7,13 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <regex>
-#include <sstream>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 
 namespace gantry::document {
 namespace {
@@ -39,6 +37,13 @@ std::string RunPdfToText(const std::string& pdf, const std::string& options) {
 std::string DecodeEntities(const std::string& text) {
   return absl::StrReplaceAll(
       text, {{"&amp;", "&"}, {"&lt;", "<"}, {"&gt;", ">"}, {"&quot;", "\""}, {"&#39;", "'"}, {"&apos;", "'"}});
+}
+
+double Attribute(absl::string_view tag, absl::string_view name) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(tag, absl::MaxSplits(absl::StrCat(name, "=\""), 1));
+  double value = 0;
+  EXPECT_TRUE(parts.size() == 2 && absl::SimpleAtod(parts[1].substr(0, parts[1].find('"')), &value)) << tag;
+  return value;
 }
 
 }  // namespace
@@ -65,16 +70,15 @@ std::string PdfText(const std::string& pdf) {
 }
 
 std::vector<PdfWord> PdfWords(const std::string& pdf) {
-  static const std::regex kWord(
-      R"re(<word xMin="([0-9.]+)" yMin="([0-9.]+)" xMax="([0-9.]+)" yMax="([0-9.]+)">(.*)</word>)re");
   std::vector<PdfWord> words;
   int page = 0;
   for (absl::string_view line : absl::StrSplit(RunPdfToText(pdf, "-bbox"), '\n')) {
     if (absl::StrContains(line, "<page ")) ++page;
-    std::match_results<absl::string_view::const_iterator> match;
-    if (!std::regex_search(line.begin(), line.end(), match, kWord)) continue;
-    words.push_back({page, std::stod(match[1]), std::stod(match[3]), std::stod(match[2]), std::stod(match[4]),
-                     DecodeEntities(match[5])});
+    // <word xMin="56.7" yMin="60.9" xMax="80.1" yMax="70.2">text</word>
+    if (!absl::StrContains(line, "<word ")) continue;
+    const size_t begin = line.find('>') + 1, end = line.rfind("</word>");
+    words.push_back({page, Attribute(line, "xMin"), Attribute(line, "xMax"), Attribute(line, "yMin"),
+                     Attribute(line, "yMax"), DecodeEntities(std::string(line.substr(begin, end - begin)))});
   }
   return words;
 }

@@ -55,8 +55,8 @@ class Typesetter {
  private:
   void CountUnknown(PangoLayout* layout);
 
-  PangoFontMap* map_;
-  PangoContext* context_;
+  PangoFontMap* map_ = nullptr;
+  PangoContext* context_ = nullptr;
   uint64_t unknown_glyphs_ = 0;
   std::set<char32_t> unknown_characters_;
   size_t replaced_ = 0;
