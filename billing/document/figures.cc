@@ -14,12 +14,12 @@ unsigned __int128 Magnitude(__int128 value) {
 }
 
 // "1,234.567": `value` counts 10^-scale.
-std::string Grouped(unsigned __int128 value, int scale) {
+std::string Digits(unsigned __int128 value, int scale, bool grouped) {
   std::string digits;  // backwards
   int written = 0;
   while (value > 0 || written <= scale) {
     if (written == scale && scale > 0) digits.push_back('.');
-    if (written > scale && (written - scale) % 3 == 0) digits.push_back(',');
+    if (grouped && written > scale && (written - scale) % 3 == 0) digits.push_back(',');
     digits.push_back(static_cast<char>('0' + static_cast<int>(value % 10)));
     value /= 10;
     ++written;
@@ -43,8 +43,14 @@ std::string Figure(__int128 value, int scale, int digits) {
   __int128 cut = 1;
   for (int i = digits; i < scale; ++i) cut *= 10;
   const __int128 rounded = RoundedQuotient(value, cut);
-  const std::string text = Grouped(Magnitude(rounded), digits);
+  const std::string text = Digits(Magnitude(rounded), digits, /*grouped=*/true);
   return rounded < 0 ? "-" + text : text;
+}
+
+std::string Plain(__int128 value, int scale) {
+  GANTRY_CHECK(scale >= 0, "decimals there are");
+  const std::string text = Digits(Magnitude(value), scale, /*grouped=*/false);
+  return value < 0 ? "-" + text : text;
 }
 
 std::string Exact(__int128 value, int scale, int digits_min) {

@@ -43,6 +43,14 @@ TEST(Figures, ExactOnesShowAllTheirDecimals) {
   EXPECT_EQ(Exact(-1, 12, 2), "-0.000000000001");
 }
 
+TEST(Figures, PlainOnesAreForMachines) {
+  EXPECT_EQ(Plain(1'234'567'890, 6), "1234.567890");
+  EXPECT_EQ(Plain(-5, 2), "-0.05");
+  EXPECT_EQ(Plain(1'234, 0), "1234");
+  EXPECT_EQ(Plain(0, 3), "0.000");
+  EXPECT_EQ(Plain(INT64_MIN, 3), "-9223372036854775.808");
+}
+
 TEST(Figures, QuotientsRoundHalfAwayFromZero) {
   struct Case {
     int n, d, quotient;

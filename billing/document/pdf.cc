@@ -61,7 +61,8 @@ std::vector<std::string> Warnings(const Typesetter& typesetter) {
     for (const char32_t c : typesetter.unknown_characters()) absl::StrAppendFormat(&named, " U+%04X", c);
     warnings.push_back(absl::StrCat(
         typesetter.unknown_glyphs(), " characters have no font on this machine and are drawn as boxes:", named,
-        "; install a font that has them (Chinese, Japanese and Korean on Debian and Ubuntu: fonts-wqy-microhei)"));
+        "; install a font that has them (on Debian and Ubuntu fonts-open-sans; for Chinese, Japanese and Korean "
+        "fonts-wqy-microhei)"));
   }
   if (typesetter.replaced() > 0) warnings.push_back(ReplacedWarning(typesetter.replaced()));
   return warnings;

@@ -1,22 +1,19 @@
 #include "billing/invoice/render.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/time/time.h"
+#include "billing/document/figures.h"
 
 namespace gantry::billing {
 namespace {
 
-// `digits` decimals of an integer in units of 10^-digits.
 std::string Decimal(int64_t value, uint32_t digits) {
-  const bool negative = value < 0;
-  std::string text = std::to_string(negative ? 0 - static_cast<uint64_t>(value) : static_cast<uint64_t>(value));
-  if (text.size() <= digits) text.insert(0, digits + 1 - text.size(), '0');
-  if (digits > 0) text.insert(text.size() - digits, ".");
-  return negative ? "-" + text : text;
+  return document::Plain(value, static_cast<int>(std::min<uint32_t>(digits, 18)));
 }
 
 const char* ClassName(v1::TokenClass token_class) {

@@ -1,26 +1,18 @@
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/str_cat.h"
+#include "billing/document/figures.h"
 #include "billing/tco/report.h"
 #include "billing/tco/verdict.h"
 
 namespace gantry::tco {
 namespace {
 
+using document::Plain;
 using nlohmann::ordered_json;
-
-// `digits` decimals of an integer in units of 10^-digits, for machines: no separators.
-std::string Decimal(int64_t value, int digits) {
-  const bool negative = value < 0;
-  std::string text = absl::StrCat(negative ? 0 - static_cast<uint64_t>(value) : static_cast<uint64_t>(value));
-  if (text.size() <= static_cast<size_t>(digits)) text.insert(0, digits + 1 - text.size(), '0');
-  text.insert(text.size() - digits, ".");
-  return negative ? "-" + text : text;
-}
 
 // "total": "1082.762222", "total_micro": 1082762222.
 void PutMoney(ordered_json* json, const std::string& name, const std::optional<int64_t>& micro) {
-  (*json)[name] = micro ? ordered_json(Decimal(*micro, 6)) : ordered_json();
+  (*json)[name] = micro ? ordered_json(Plain(*micro, 6)) : ordered_json();
   (*json)[name + "_micro"] = micro ? ordered_json(*micro) : ordered_json();
 }
 
@@ -91,9 +83,9 @@ ordered_json CostJson(const MonthlyCost& cost) {
 }
 
 ordered_json ThroughputJson(const Throughput& throughput) {
-  return {{"output_tokens_per_s", Decimal(throughput.output_milli_per_s, 3)},
+  return {{"output_tokens_per_s", Plain(throughput.output_milli_per_s, 3)},
           {"prefill_tokens_per_s",
-           throughput.prefill_milli_per_s ? ordered_json(Decimal(*throughput.prefill_milli_per_s, 3)) : ordered_json()},
+           throughput.prefill_milli_per_s ? ordered_json(Plain(*throughput.prefill_milli_per_s, 3)) : ordered_json()},
           {"derate_ppm", throughput.derate_ppm},
           {"measured", throughput.measured},
           {"source", throughput.source}};
@@ -165,7 +157,7 @@ std::string ReportJson(const Report& report) {
   for (const ExchangeRate& rate : input.rates) {
     json["rates"].push_back({{"from", rate.from},
                              {"to", rate.to},
-                             {"rate", Decimal(rate.rate_micro, 6)},
+                             {"rate", Plain(rate.rate_micro, 6)},
                              {"source", rate.source},
                              {"date", absl::FormatCivilTime(rate.date)},
                              {"age_days", report.today - rate.date}});
