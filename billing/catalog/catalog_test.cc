@@ -133,7 +133,9 @@ TEST(Keys, RevokedOnceAndForGatewaysToSee) {
 
 TEST(Keys, PepperIsMadeOnceAndGuarded) {
   Books books;
-  const std::string path = books.dir() + "/pepper";
+  const std::string fresh = books.dir() + "/fresh";
+  ASSERT_EQ(mkdir(fresh.c_str(), 0700), 0);
+  const std::string path = fresh + "/pepper";
   absl::StatusOr<Secret> made = LoadOrCreatePepper(path);
   ASSERT_TRUE(made.ok()) << made.status();
   EXPECT_EQ(made->Reveal().size(), 32u);

@@ -37,9 +37,12 @@ struct EveryService {
   v1::Usage::Service usage;
   v1::Catalog::Service catalog;
   v1::BillingAdmin::Service admin;
+  v1::ReceiptAdmin::Service receipts;
   v1::Process::Service process;
 
-  std::vector<grpc::Service*> All() { return {&inference, &fleet, &credit, &usage, &catalog, &admin, &process}; }
+  std::vector<grpc::Service*> All() {
+    return {&inference, &fleet, &credit, &usage, &catalog, &admin, &receipts, &process};
+  }
 };
 
 // "/gantry.v1.Fleet/Attach" of every method of every service of the contracts.
@@ -84,7 +87,9 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
     if (server == "billing") {
       add("BillingAdmin",
           {"CreateParty", "ListParties", "SetPartyStatus", "CreateKey", "ListKeys", "RevokeKey", "PublishPlanVersion",
-           "ListPlanVersions", "TopUp", "GetBalance", "QueryUsage", "GetInvoice", "FinalizeInvoice", "Audit"});
+           "ListPlanVersions", "PreviewPrice", "DiffPlanVersions", "Subscribe", "TopUp", "GetBalance", "QueryUsage",
+           "CorrectUsage", "MarginReport", "GetInvoice", "FinalizeInvoice", "Audit", "CreateBackup", "ConfirmBackup"});
+      add("ReceiptAdmin", {"GetReceipt", "GetReceiptProof", "ListReceiptRoots", "GetReceiptKeys", "RotateReceiptKey"});
     }
   }
   if (identity == "worker" && server == "router") add("Fleet", {"Attach"});
@@ -102,7 +107,7 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
 TEST(RpcAllowListTest, EachIdentityReachesItsMethodsAndNoOther) {
   TestIdentities identities;
   std::vector<std::string> methods = EveryMethod();
-  EXPECT_EQ(methods.size(), 30u);
+  EXPECT_EQ(methods.size(), 42u);
   for (const char* server_name : {"billing", "router", "worker", "gateway"}) {
     EveryService services;
     auto server = RpcServer::Start(identities.ServerOptions(server_name), services.All());

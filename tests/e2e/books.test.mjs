@@ -164,7 +164,7 @@ test('SQLite holds the same rows', async () => {
   const { rows } = await stack.json('usage', '--tenant', 'demo');
   await stack.down({ keep: true });
   const stored = stack.sql('SELECT request_id, prompt_tokens, cached_tokens, output_tokens, amount_pico FROM usage_event ' +
-    "JOIN party USING (party_id) WHERE party.name = 'demo'");
+    "JOIN party USING (party_no) JOIN rating ON event_seq = seq AND level = 0 WHERE party.name = 'demo'");
   assert.equal(stored.length, rows.length);
   for (const row of rows) {
     const same = stored.find((s) => s.request_id === row.request_id);
@@ -173,6 +173,6 @@ test('SQLite holds the same rows', async () => {
       [row.prompt_tokens, row.cached_tokens, row.output_tokens, row.amount_pico],
     );
   }
-  const states = stack.sql("SELECT count(*) AS n FROM witness_match WHERE state <> 'agreed'");
+  const states = stack.sql('SELECT count(*) AS n FROM unmatched');
   assert.equal(states[0].n, 0, 'both witnesses agree on every request');
 });
