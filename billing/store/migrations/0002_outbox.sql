@@ -12,7 +12,7 @@ CREATE TABLE outbox_endpoint (
 
 -- One row per message and endpoint. A message of a party without endpoints has one row that goes nowhere.
 CREATE TABLE outbox (
-  seq INTEGER PRIMARY KEY,
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
   message_id BLOB NOT NULL CHECK (length(message_id) = 16),
   topic TEXT NOT NULL,
   party_id BLOB NOT NULL CHECK (length(party_id) = 16),
