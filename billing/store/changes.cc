@@ -4,7 +4,6 @@
 #define SQLITE_ENABLE_PREUPDATE_HOOK 1
 #include <sqlite3.h>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "billing/store/database.h"
 
@@ -68,15 +67,14 @@ absl::Status CheckRecordable(Database& database) {
   std::string wrong;
   {
     Rows tables = database.Query(
-        "SELECT name, type, wr, (SELECT sql FROM sqlite_schema s WHERE s.name = l.name) FROM pragma_table_list l "
-        "WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND type <> 'view'");
+        "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
+        "AND type <> 'view'");
     while (tables.Next()) {
       const std::string name = tables.Text(0);
       const bool without_rowid = tables.Int(2) != 0;
       if (tables.Text(1) == "virtual" || tables.Text(1) == "shadow") {
         wrong = absl::StrCat("table ", name, " is virtual");
       }
-      if (absl::StrContains(tables.Text(3), "AUTOINCREMENT")) wrong = absl::StrCat("table ", name, " is AUTOINCREMENT");
       int keys = 0, integer_keys = 0, nullable_keys = 0;
       Rows columns = database.Query("SELECT pk, \"notnull\", upper(type), hidden FROM pragma_table_xinfo(?)", name);
       while (columns.Next()) {

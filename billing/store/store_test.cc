@@ -404,7 +404,6 @@ TEST_F(StoreTest, EveryTableCanBeRecorded) {
     const char* message;
   } kRefused[] = {
       {"CREATE TABLE bad (a INTEGER) STRICT", "table bad has no primary key"},
-      {"CREATE TABLE bad (a INTEGER PRIMARY KEY AUTOINCREMENT) STRICT", "table bad is AUTOINCREMENT"},
       {"CREATE TABLE bad (a TEXT PRIMARY KEY)", "table bad has a primary key that may be NULL"},
       {"CREATE TABLE bad (a INTEGER PRIMARY KEY, b INTEGER AS (a + 1)) STRICT", "table bad has generated columns"},
   };
@@ -413,6 +412,33 @@ TEST_F(StoreTest, EveryTableCanBeRecorded) {
     EXPECT_TRUE(absl::StrContains(CheckRecordable(*database).message(), row.message)) << CheckRecordable(*database);
     database->Script("DROP TABLE bad");
   }
+}
+
+TEST_F(StoreTest, ANumberThatWasGivenAwayIsNotGivenAgainAfterAReplay) {
+  store_.reset();
+  auto database = *Database::Open(path(), Database::Mode::kWriter);
+  database->Script("CREATE TABLE t (a INTEGER PRIMARY KEY AUTOINCREMENT, b TEXT NOT NULL) STRICT");
+  ASSERT_TRUE(database->BackupTo(dir_ + "/copy.db").ok());
+  std::vector<std::string> groups;
+  for (const char* group : {"INSERT INTO t (b) VALUES ('one'), ('two'), ('three')", "DELETE FROM t WHERE a > 1"}) {
+    database->Script("BEGIN");
+    auto recorder = *ChangeRecorder::Start(*database);
+    database->Script(group);
+    groups.push_back(*recorder->Changes());
+    recorder.reset();
+    database->Script("COMMIT");
+  }
+  auto copy = *Database::Open(dir_ + "/copy.db", Database::Mode::kWriter);
+  for (const std::string& changes : groups) {
+    copy->Script("BEGIN");
+    ASSERT_TRUE(ApplyChanges(*copy, changes).ok());
+    copy->Script("COMMIT");
+  }
+  copy->Script("INSERT INTO t (b) VALUES ('next')");
+  Rows rows = copy->Query("SELECT max(a), count(*) FROM t");
+  ASSERT_TRUE(rows.Next());
+  EXPECT_EQ(rows.Int(0), 4);
+  EXPECT_EQ(rows.Int(1), 2);
 }
 
 TEST_F(StoreTest, ChangesOfAnotherStateOrShapeAreRefused) {
