@@ -5,9 +5,9 @@
 #include <grpcpp/impl/service_type.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
-#include <functional>
 #include <utility>
 
 #include "billing/catalog/admin_log.h"

@@ -19,8 +19,8 @@ namespace gantry::billing {
 class Database;
 
 // FAILED_PRECONDITION names what would go unrecorded: a table without primary key or whose key may be NULL, one with
-// generated columns, a virtual table. AUTOINCREMENT is well: its counter is no row that is recorded, but applying an insert
-// moves it, and whoever has seen a number has seen it after a commit that inserted it.
+// generated columns, a virtual table. AUTOINCREMENT is well: its counter is no row that is recorded, but applying an
+// insert moves it, and whoever has seen a number has seen it after a commit that inserted it.
 absl::Status CheckRecordable(Database& database);
 
 // Records from its making until it goes.

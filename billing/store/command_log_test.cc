@@ -45,7 +45,8 @@ class CommandLogTest : public testing::Test {
           return absl::OkStatus();
         },
         &end);
-    return status.ok() ? seen : absl::StrCat(seen, absl::IsOutOfRange(status) ? "OUT_OF_RANGE: " : "", status.message());
+    return status.ok() ? seen
+                       : absl::StrCat(seen, absl::IsOutOfRange(status) ? "OUT_OF_RANGE: " : "", status.message());
   }
   std::vector<std::string> Names() { return *files_.List("/log"); }
   // Changes the bytes of a file behind everybody's back.

@@ -85,10 +85,27 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
   if (identity == "admin") {
     add("Process", {"Status", "Drain"});
     if (server == "billing") {
-      add("BillingAdmin",
-          {"CreateParty", "ListParties", "SetPartyStatus", "CreateKey", "ListKeys", "RevokeKey", "PublishPlanVersion",
-           "ListPlanVersions", "PreviewPrice", "DiffPlanVersions", "Subscribe", "TopUp", "GetBalance", "QueryUsage",
-           "CorrectUsage", "MarginReport", "GetInvoice", "FinalizeInvoice", "Audit", "CreateBackup", "ConfirmBackup"});
+      add("BillingAdmin", {"CreateParty",
+                           "ListParties",
+                           "SetPartyStatus",
+                           "CreateKey",
+                           "ListKeys",
+                           "RevokeKey",
+                           "PublishPlanVersion",
+                           "ListPlanVersions",
+                           "PreviewPrice",
+                           "DiffPlanVersions",
+                           "Subscribe",
+                           "TopUp",
+                           "GetBalance",
+                           "QueryUsage",
+                           "CorrectUsage",
+                           "MarginReport",
+                           "GetInvoice",
+                           "FinalizeInvoice",
+                           "Audit",
+                           "CreateBackup",
+                           "ConfirmBackup"});
       add("ReceiptAdmin", {"GetReceipt", "GetReceiptProof", "ListReceiptRoots", "GetReceiptKeys", "RotateReceiptKey"});
     }
   }

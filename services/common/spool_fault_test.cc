@@ -158,7 +158,7 @@ class Story {
   int64_t last_ = 0;
   std::mutex mutex_;
   std::condition_variable idle_;
-  int waiting_ = 0;                    // guarded by mutex_
+  int waiting_ = 0;                   // guarded by mutex_
   std::set<int64_t> durable_, anew_;  // guarded by mutex_
   std::set<int64_t> delivered_;
 };
