@@ -193,6 +193,8 @@ TEST(ParseInput, SaysWhereWhatIsWrong) {
               HasSubstr("--set hardware.months=0:1: hardware.months: expected a number from 1 to 120"));
   EXPECT_THAT(Message(ParseInput(kSmall, {.overrides = {"hardware.months"}}).status()),
               HasSubstr("--set hardware.months:1: "));
+  EXPECT_THAT(Message(ParseInput(kSmall, {.overrides = {"title='" + std::string(201, 't') + "'"}}).status()),
+              HasSubstr("title: expected a text in quotes of at most 200 bytes"));
   EXPECT_THAT(Message(ParseInput(std::string(300'000, '#'), {}).status()), HasSubstr("longer than 262144 bytes"));
 }
 

@@ -13,6 +13,7 @@ namespace gantry::tco {
 namespace {
 
 constexpr size_t kFileBytesMax = 256 * 1024;
+constexpr size_t kTextBytesMax = 200;  // fits a line of the report
 
 // A number as the shortest decimal that means it. TOML's floats are doubles, which give back every decimal of up to 15
 // digits; nothing is calculated with them.
@@ -121,8 +122,8 @@ const toml::node* TomlReader::Find(const std::string& key, bool required) {
 std::string TomlReader::Text(const std::string& key, std::optional<std::string> otherwise) {
   const toml::node* node = Find(key, !otherwise);
   if (node == nullptr) return otherwise.value_or("");
-  if (!node->is_string()) {
-    Fail(key, absl::StrCat("expected a text in quotes, found ", Kind(*node)));
+  if (!node->is_string() || node->as_string()->get().size() > kTextBytesMax) {
+    Fail(key, absl::StrCat("expected a text in quotes of at most ", kTextBytesMax, " bytes, found ", Kind(*node)));
     return "";
   }
   return node->as_string()->get();
