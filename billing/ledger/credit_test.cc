@@ -9,6 +9,7 @@
 
 #include "billing/ledger/ledger.h"
 #include "billing/testing/books.h"
+#include "engine/base/long_test_util.h"
 
 namespace gantry::billing {
 namespace {
@@ -202,6 +203,58 @@ TEST(Holds, LiveOnceAndEndOnce) {
   absl::Status status = books.store().WriteAndWait([&](Database& db) { return ExtendHold(db, extend).status(); });
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
   EXPECT_TRUE(books.Audited().ok());
+}
+
+// 64 clients on a small balance: what is held never passes it, what is settled never passes what is held.
+TEST(Holds, RacesNeverOverdraw) {
+  const int rounds = engine::LongTests() ? 10'000 : 500;
+  Books books;
+  std::atomic<int64_t> reserved{0}, refused{0}, most{0}, held{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 64; ++t) {
+    threads.emplace_back([&, t] {
+      std::minstd_rand random(static_cast<unsigned>(t + 1));
+      for (int i = 0; i < rounds; ++i) {
+        const v1::ReserveRequest request = ReserveOf(books, 100 + static_cast<int64_t>(random() % 1'000'000));
+        const absl::Status status =
+            books.store().WriteAndWait([&](Database& db) { return Reserve(db, request, books.now_us()).status(); });
+        if (!status.ok()) {
+          ASSERT_TRUE(absl::IsFailedPrecondition(status)) << status;
+          ++refused;
+          continue;
+        }
+        ++reserved;
+        const int64_t now_held = held += request.amount_micro();
+        for (int64_t seen = most; seen < now_held && !most.compare_exchange_weak(seen, now_held);) {
+        }
+        std::this_thread::yield();
+        held -= request.amount_micro();  // no longer than it really is
+        if (random() % 2 == 0) {
+          // A request that costs at most what was held: 0.8 micro-units a token.
+          v1::UsageRecord record = books.Record(Id16{}, 0, random() % 50);
+          record.clear_slice_id();
+          record.set_request_id(request.request_id());
+          record.set_hold_id(request.hold_id());
+          books.Append(record);
+        } else {
+          v1::VoidHoldRequest end;
+          end.set_hold_id(request.hold_id());
+          books.Do([&](Database& db) { return VoidHold(db, end).status(); });
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const Funds funds = FundsNow(books);
+  EXPECT_EQ(funds.held_micro, 0);
+  EXPECT_GE(funds.available_micro, 0);
+  EXPECT_LE(most.load(), 10'000'000);
+  EXPECT_EQ(books.Int("SELECT count(*) FROM account WHERE type = 'late_unheld'"), 0) << "nothing was left uncovered";
+  EXPECT_GT(reserved.load(), 0);
+  EXPECT_GT(refused.load(), 0) << "the balance was small enough to matter";
+  EXPECT_TRUE(books.Audited().ok()) << books.Audited().DebugString();
+  std::printf("64 clients x %d: %lld reserved, %lld refused, overdraft 0\n", rounds,
+              static_cast<long long>(reserved.load()), static_cast<long long>(refused.load()));
 }
 
 TEST(Holds, EndWithTheirUsage) {
