@@ -23,7 +23,7 @@ before(async () => {
   key = /gk_\S+/.exec(created.out)[0];
 });
 after(async () => {
-  stack?.remove();
+  await stack?.down();
 });
 
 test('a request of the customer is paid by it and by its reseller', async () => {
