@@ -21,6 +21,14 @@ class Checker {
     }
     return absl::OkStatus();
   }
+  // What stands in a part of the page that is never split.
+  absl::Status Line(const std::string& text) {
+    if (text.size() > kLineBytesMax) {
+      return absl::InvalidArgumentError(absl::StrCat("a line of ", text.size(), " bytes; at most ", kLineBytesMax,
+                                                     " fit a title, a letterhead or the head of a column"));
+    }
+    return Text(text);
+  }
   absl::Status Texts(const std::vector<std::string>& texts) {
     for (const std::string& text : texts) GANTRY_RETURN_IF_ERROR(Text(text));
     return absl::OkStatus();
@@ -51,7 +59,7 @@ class Checker {
   }
   absl::Status operator()(const Table& table) {
     GANTRY_RETURN_IF_ERROR(Count("columns", table.columns.size(), 1, kColumnsMax));
-    for (const Column& column : table.columns) GANTRY_RETURN_IF_ERROR(Text(column.head));
+    for (const Column& column : table.columns) GANTRY_RETURN_IF_ERROR(Line(column.head));
     GANTRY_RETURN_IF_ERROR(Cells(table.columns.size() * table.rows.size()));
     for (const Row& row : table.rows) {
       if (row.cells.size() != table.columns.size()) {
@@ -112,11 +120,21 @@ absl::Status CheckDocument(const Document& document) {
         absl::StrCat("a mark of ", document.mark.size(), " bytes; at most ", kMarkBytesMax, " stand beside a title"));
   }
   Checker checker;
-  for (const std::string* text :
-       {&document.title, &document.subtitle, &document.mark, &document.issuer, &document.footer, &document.language}) {
-    GANTRY_RETURN_IF_ERROR(checker.Text(*text));
+  for (const std::string* line : {&document.title, &document.subtitle, &document.issuer}) {
+    GANTRY_RETURN_IF_ERROR(checker.Line(*line));
   }
-  GANTRY_RETURN_IF_ERROR(checker.Texts(document.issuer_lines));
+  size_t issuer_bytes = 0;
+  for (const std::string& line : document.issuer_lines) {
+    issuer_bytes += line.size();
+    GANTRY_RETURN_IF_ERROR(checker.Line(line));
+  }
+  if (document.issuer_lines.size() > kIssuerLinesMax || issuer_bytes > kIssuerBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("a letterhead of ", document.issuer_lines.size(), " lines and ",
+                                                   issuer_bytes, " bytes; at most ", kIssuerLinesMax, " and ",
+                                                   kIssuerBytesMax, " fit"));
+  }
+  GANTRY_RETURN_IF_ERROR(checker.Text(document.footer));
+  GANTRY_RETURN_IF_ERROR(checker.Text(document.language));
   for (size_t i = 0; i < document.blocks.size(); ++i) {
     GANTRY_RETURN_IF_ERROR(Annotate(std::visit(checker, document.blocks[i]), absl::StrCat("block ", i + 1)));
   }

@@ -26,8 +26,10 @@ namespace gantry::document {
 // Bounds; a description beyond them is refused, not cut.
 inline constexpr size_t kBlocksMax = 2'000;
 inline constexpr size_t kColumnsMax = 12;
-inline constexpr size_t kCellsMax = 100'000;        // of all tables
-inline constexpr size_t kTextBytesMax = 16 * 1024;  // one text
+inline constexpr size_t kCellsMax = 100'000;                           // of all tables
+inline constexpr size_t kTextBytesMax = 16 * 1024;                     // one text
+inline constexpr size_t kIssuerLinesMax = 8, kIssuerBytesMax = 1'024;  // of the lines together
+inline constexpr size_t kLineBytesMax = 256;  // title, subtitle, issuer and its lines, the head of a column
 inline constexpr size_t kMarkBytesMax = 16;
 inline constexpr size_t kDocumentBytesMax = 8 * 1024 * 1024;
 

@@ -149,7 +149,7 @@ TEST(DocumentPdf, NothingIsDrawnIntoTheMargins) {
 
 TEST(DocumentPdf, AFooterHasThreeLinesAndSaysWhenThatIsTooFew) {
   Document document = Numbered(60);
-  document.subtitle = std::string(300, 's');
+  document.subtitle = std::string(250, 's');
   document.footer = "first\nsecond\nthird";
   const Rendering pdf = Pdf(document);
   EXPECT_THAT(pdf.warnings, IsEmpty());
@@ -161,6 +161,32 @@ TEST(DocumentPdf, AFooterHasThreeLinesAndSaysWhenThatIsTooFew) {
   for (const PdfWord& word : PdfWords(pdf.bytes)) EXPECT_LE(word.y_max, 842 - 11) << word.text;
   document.footer += "\nfourth";
   EXPECT_THAT(Pdf(document).warnings, ElementsAre("the footer has 4 lines, of which 3 have room"));
+}
+
+// The longest that the bounds allow stays on its page.
+TEST(DocumentPdf, TheLargestLetterheadAndTableHeadFit) {
+  Document document;
+  document.title = document.issuer = document.subtitle = std::string(256, 'W');
+  document.issuer_lines.assign(8, std::string(128, 'W'));
+  document.blocks = {Table{std::vector<Column>(12, Column{std::string(256, 'W'), Align::kRight}),
+                           {Row{std::vector<std::string>(12, "1,234.56")}}}};
+  for (const PdfWord& word : PdfWords(Pdf(document).bytes)) {
+    EXPECT_GE(word.x_min, 56) << word.text;
+    EXPECT_LE(word.x_max, 595.3 - 56) << word.text;
+    EXPECT_LE(word.y_max, 842 - 11) << word.text;  // the footer's third line
+  }
+}
+
+TEST(DocumentPdf, ALongNameIsBrokenWithoutAHyphen) {
+  Document document;
+  document.title = "Names";
+  const std::string name = std::string(150, 'W') + std::string(150, 'n');
+  document.blocks = {Paragraph{name}};
+  std::string together;
+  for (const PdfWord& word : PdfWords(Pdf(document).bytes)) {
+    if (word.text != "Names") together += word.text;
+  }
+  EXPECT_EQ(together, name + "Page1of1");
 }
 
 TEST(DocumentPdf, FiguresEndUnderEachOther) {
@@ -317,6 +343,14 @@ TEST(DocumentBounds, WhatDoesNotFitIsRefusedByName) {
   const Case cases[] = {
       {"a document without a title", [](Document* d) { d->title.clear(); }},
       {"a mark of 17 bytes; at most 16 stand beside a title", [](Document* d) { d->mark = std::string(17, 'm'); }},
+      {"a line of 257 bytes; at most 256", [](Document* d) { d->title = std::string(257, 't'); }},
+      {"a letterhead of 9 lines and 36 bytes; at most 8 and 1024 fit",
+       [](Document* d) { d->issuer_lines.assign(9, "line"); }},
+      {"a letterhead of 8 lines and 1600 bytes", [](Document* d) { d->issuer_lines.assign(8, std::string(200, 'x')); }},
+      {"block 1: a line of 300 bytes",
+       [](Document* d) {
+         d->blocks[0] = Table{{{std::string(300, 'h')}}, {}};
+       }},
       {"block 1: a text of 16385 bytes", [](Document* d) { d->blocks[0] = Paragraph{std::string(16'385, 'x')}; }},
       {"block 2: heading level: 3, expected 1 to 2",
        [](Document* d) {

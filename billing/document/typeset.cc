@@ -92,6 +92,8 @@ Text Typesetter::Set(const std::string& text, const style::Type& type, double sc
   // Figures of one width stand under each other; ligatures are left out, so that a text found in the file is the text.
   PangoAttrList* attributes = pango_attr_list_new();
   pango_attr_list_insert(attributes, pango_attr_font_features_new("tnum=1, liga=0, clig=0"));
+  // A name that is longer than its line is broken, not spelled otherwise.
+  pango_attr_list_insert(attributes, pango_attr_insert_hyphens_new(FALSE));
   pango_layout_set_attributes(layout, attributes);
   pango_attr_list_unref(attributes);
   pango_layout_set_auto_dir(layout, TRUE);
