@@ -1,0 +1,1 @@
+-- Profiles, credit notes, payments.

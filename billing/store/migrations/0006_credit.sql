@@ -1,0 +1,1 @@
+-- Credit windows and budgets.

@@ -1,0 +1,1 @@
+-- Users, quotes, closed parties.
