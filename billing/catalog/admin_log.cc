@@ -11,9 +11,10 @@ constexpr size_t kKeyLimit = 128;
 
 void AppendAuditRow(Database& db, const AdminCall& call) {
   const ChainTail tail = TailOf(db.Query("SELECT seq, hash FROM audit_log ORDER BY seq DESC LIMIT 1"));
-  db.Execute("INSERT INTO audit_log (seq, at_us, actor, action, object, detail, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
-             tail.next_seq, call.now_us, "admin", call.method, call.object, call.detail,
-             Blob{AuditRowHash(tail.hash, tail.next_seq, call.now_us, "admin", call.method, call.object, call.detail)});
+  db.Execute(
+      "INSERT INTO audit_log (seq, at_us, actor, action, object, detail, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
+      tail.next_seq, call.now_us, call.actor, call.method, call.object, call.detail,
+      Blob{AuditRowHash(tail.hash, tail.next_seq, call.now_us, call.actor, call.method, call.object, call.detail)});
 }
 
 }  // namespace
@@ -30,9 +31,11 @@ absl::Status Once(Database& db, const AdminCall& call, google::protobuf::Message
     return absl::InvalidArgumentError(
         absl::StrCat("idempotency_key: expected 1..", kKeyLimit, " bytes, found ", call.idempotency_key.size()));
   }
+  const std::string key =
+      call.actor == "admin" ? call.idempotency_key : absl::StrCat(call.actor, "\n", call.idempotency_key);
   const std::string request_hash = Sha256(call.request->SerializeAsString());
   {
-    Rows rows = db.Query("SELECT method, request_hash, response FROM idempotency WHERE key = ?", call.idempotency_key);
+    Rows rows = db.Query("SELECT method, request_hash, response FROM idempotency WHERE key = ?", key);
     if (rows.Next()) {
       if (rows.Text(0) != call.method || rows.Text(1) != request_hash) {
         return absl::AlreadyExistsError(
@@ -44,8 +47,8 @@ absl::Status Once(Database& db, const AdminCall& call, google::protobuf::Message
     }
   }
   GANTRY_RETURN_IF_ERROR(run());
-  db.Execute("INSERT INTO idempotency (key, method, request_hash, response, at_us) VALUES (?, ?, ?, ?, ?)",
-             call.idempotency_key, call.method, Blob{request_hash}, Blob{response->SerializeAsString()}, call.now_us);
+  db.Execute("INSERT INTO idempotency (key, method, request_hash, response, at_us) VALUES (?, ?, ?, ?, ?)", key,
+             call.method, Blob{request_hash}, Blob{response->SerializeAsString()}, call.now_us);
   AppendAuditRow(db, call);
   return absl::OkStatus();
 }

@@ -16,6 +16,7 @@ namespace gantry::billing {
 
 struct AdminCall {
   const char* method = "";      // "CreateParty"
+  std::string actor = "admin";  // who calls; others' idempotency keys are not its own
   std::string idempotency_key;  // 1..128 bytes, checked here
   std::string object;           // for the audit log: what it is about
   std::string detail;           // for the audit log: never a secret

@@ -193,7 +193,17 @@ absl::StatusOr<v1::ListPartiesResponse> ListParties(Database& db, const v1::List
   GANTRY_ASSIGN_OR_RETURN(int64_t size, PageSize(request.page_size()));
   std::vector<std::string> names;
   {
-    Rows rows = db.Query("SELECT name FROM party WHERE name > ? ORDER BY name LIMIT ?", request.page_token(), size + 1);
+    int64_t top = 0;
+    if (!request.under_name().empty()) {
+      GANTRY_ASSIGN_OR_RETURN(const PartyRow under, PartyByName(db, request.under_name()));
+      top = under.party_no;
+    }
+    // Nobody is more than three levels below anybody.
+    Rows rows = db.Query(
+        "SELECT p.name FROM party p LEFT JOIN party q ON q.party_no = p.parent_no "
+        "LEFT JOIN party r ON r.party_no = q.parent_no WHERE p.name > ?1 AND "
+        "(?2 = 0 OR ?2 IN (p.party_no, p.parent_no, q.parent_no, r.parent_no)) ORDER BY p.name LIMIT ?3",
+        request.page_token(), top, size + 1);
     while (rows.Next()) names.push_back(rows.Text(0));
   }
   v1::ListPartiesResponse response;

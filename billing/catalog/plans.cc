@@ -355,13 +355,15 @@ absl::StatusOr<TermsSpan> TermsSpanAt(Database& db, int64_t party_no, int64_t ti
   return span;
 }
 
-absl::StatusOr<v1::ListPlanVersionsResponse> ListPlanVersions(Database& db, const std::string& plan) {
+absl::StatusOr<v1::ListPlanVersionsResponse> ListPlanVersions(Database& db,
+                                                              const v1::ListPlanVersionsRequest& request) {
   std::vector<Id16> ids;
   {
     Rows rows = db.Query(
-        "SELECT v.plan_version_id FROM plan_version v JOIN plan p USING (plan_no) WHERE ?1 = '' OR p.name = ?1 "
-        "ORDER BY p.seller_no, p.name, v.number",
-        plan);
+        "SELECT v.plan_version_id FROM plan_version v JOIN plan p USING (plan_no) JOIN party s ON s.party_no = "
+        "p.seller_no "
+        "WHERE (?1 = '' OR p.name = ?1) AND (?2 = '' OR s.name = ?2) ORDER BY p.seller_no, p.name, v.number",
+        request.plan(), request.seller_name());
     while (rows.Next()) ids.push_back(rows.Id(0));
   }
   v1::ListPlanVersionsResponse response;

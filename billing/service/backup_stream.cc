@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "billing/backup/books_facts.h"
+#include "billing/service/admin_call.h"
 #include "billing/store/lineage.h"
 #include "engine/base/status_macros.h"
 #include "services/common/grpc_status.h"
@@ -150,7 +151,11 @@ class BackupStream final : public grpc::ServerWriteReactor<v1::BackupChunk> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::BackupChunk>* StreamBackup(const Context* context, std::atomic<bool>* busy) {
+grpc::ServerWriteReactor<v1::BackupChunk>* StreamBackup(const Context* context, grpc::CallbackServerContext* call,
+                                                        std::atomic<bool>* busy) {
+  if (!UserTokenOf(*call).empty()) {
+    return new RefusedBackup(absl::PermissionDeniedError("CreateBackup is the administrator's alone"));
+  }
   if (busy->exchange(true)) {
     return new RefusedBackup(absl::ResourceExhaustedError("a backup is being made; wait for it, or end it"));
   }

@@ -11,8 +11,9 @@
 
 namespace gantry::billing {
 
-// `busy`: one backup at a time; outlives the call, like `context`.
-grpc::ServerWriteReactor<v1::BackupChunk>* StreamBackup(const Context* context, std::atomic<bool>* busy);
+// `busy`: one backup at a time; outlives the call, like `context`. No user may have one: it holds everybody's secrets.
+grpc::ServerWriteReactor<v1::BackupChunk>* StreamBackup(const Context* context, grpc::CallbackServerContext* call,
+                                                        std::atomic<bool>* busy);
 
 // What a crash in the middle of a backup left in the data dir.
 void RemoveBackupCopies(const std::string& data_dir);

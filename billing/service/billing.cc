@@ -5,15 +5,20 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "billing/alerts/alerts.h"
 #include "billing/catalog/keys.h"
 #include "billing/catalog/plans.h"
 #include "billing/ledger/credit.h"
 #include "billing/ledger/lots.h"
+#include "billing/outbox/courier.h"
+#include "billing/outbox/outbox.h"
+#include "billing/outbox/post.h"
 #include "billing/receipt/receipt_desk.h"
 #include "billing/service/backup_stream.h"
 #include "billing/service/billing_metrics.h"
@@ -29,6 +34,7 @@ namespace gantry::billing {
 namespace {
 
 constexpr int kLotsPerSweep = 1000;
+constexpr int64_t kOutboxRowsPerSweep = 1000;
 
 }  // namespace
 
@@ -42,13 +48,17 @@ struct Billing::Impl {
   std::unique_ptr<Store> store;
   std::unique_ptr<ReceiptKeyRing> receipt_ring;
   std::unique_ptr<ReceiptDesk> receipts;
+  std::unique_ptr<Post> post;
+  std::unique_ptr<Courier> courier;
   std::vector<std::unique_ptr<grpc::Service>> services;
   std::unique_ptr<RpcServer> server;
   absl::Notification stop;
   std::thread ticker;
   std::atomic<bool> draining{false};
   std::atomic<int64_t> open_items{0}, quarantined{0}, covered_us{0};
-  int64_t prices_looked_us = 0;  // the ticker's
+  // The ticker's.
+  int64_t prices_looked_us = 0;
+  std::chrono::steady_clock::time_point alerts_next{};
 
   ProcessState State() const {
     ProcessState state;
@@ -136,6 +146,50 @@ struct Billing::Impl {
         .IgnoreError();
   }
 
+  // Looks first, like Sweep.
+  void TellOfAlerts() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now < alerts_next) return;
+    alerts_next = now + std::chrono::milliseconds(options.alerts_every_ms);
+    const int64_t now_us = context.clock();
+    bool changed = false, prune = false;
+    OutboxCounts counts;
+    const absl::Status looked = store->ReadAndWait([&](Database& db) {
+      changed = AlertsChanged(db, now_us);
+      prune = OutboxNeedsPruning(db, now_us);
+      counts = CountOutbox(db);
+      return absl::OkStatus();
+    });
+    if (!looked.ok()) return;
+    metrics.SetOutbox(counts.waiting, counts.parked);
+    if (!changed && !prune) return;
+    store
+        ->WriteAndWait([&](Database& db) {
+          if (prune) PruneOutbox(db, now_us, kOutboxRowsPerSweep);
+          return TellAlerts(db, now_us).status();
+        })
+        .IgnoreError();
+    courier->Wake();
+  }
+
+  // What the outbox holds goes out from now on.
+  absl::Status StartCourier() {
+    GANTRY_ASSIGN_OR_RETURN(
+        post,
+        Post::Create(
+            {.smtp = options.smtp, .webhook = options.webhook, .pepper = context.pepper, .clock = context.clock}));
+    context.sends_mail = post->sends_mail();
+    courier = std::make_unique<Courier>(Courier::Options{
+        .store = store.get(),
+        .clock = context.clock,
+        .send = [this](const Delivery& delivery, StreamStop* ends) { return post->Send(delivery, ends); },
+        .on_try =
+            [this](const Delivery&, const absl::Status& status, bool parked) {
+              metrics.CountDelivery(status.ok() ? "delivered" : parked ? "parked" : "failed");
+            }});
+    return absl::OkStatus();
+  }
+
   void Tick() {
     const absl::Duration sweep_every =
         std::clamp(absl::Milliseconds(options.witness_deadline_ms) / 4, absl::Milliseconds(50), absl::Seconds(1));
@@ -143,9 +197,15 @@ struct Billing::Impl {
       keys.Heartbeat(context.clock());
       prices.Heartbeat(context.clock());
       Sweep();
+      TellOfAlerts();
     }
   }
 };
+
+std::string HexOf(const std::string& id) {
+  const absl::StatusOr<Id16> parsed = Id16::FromBytes(id);
+  return parsed.ok() ? parsed->ToHex() : "?";
+}
 
 Billing::Billing(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
@@ -154,6 +214,7 @@ Billing::~Billing() {
   impl_->stop.Notify();
   impl_->ticker.join();
   impl_->server.reset();
+  impl_->courier.reset();
   impl_->receipts.reset();
   impl_->store.reset();
 }
@@ -192,11 +253,14 @@ absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, 
   GANTRY_ASSIGN_OR_RETURN(raw->receipt_ring, ReceiptKeyRing::Open(dir + "/receipt.keys"));
   raw->context.receipt_ring = raw->receipt_ring.get();
   GANTRY_RETURN_IF_ERROR(raw->PrepareReceipts());
+  GANTRY_RETURN_IF_ERROR(raw->StartCourier());
   raw->services.push_back(MakeCreditService(&raw->context));
   raw->services.push_back(MakeUsageService(&raw->context));
   raw->services.push_back(MakeCatalogService(&raw->context));
   raw->services.push_back(MakeAdminService(&raw->context));
   raw->services.push_back(MakeReceiptService(&raw->context));
+  raw->services.push_back(MakeUserService(&raw->context));
+  raw->services.push_back(MakeNotificationService(&raw->context));
   if (lifecycle != nullptr) {
     raw->services.push_back(MakeProcessService("billing", lifecycle, [raw] { return raw->State(); }));
   }

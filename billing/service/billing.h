@@ -9,6 +9,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "billing/outbox/smtp.h"
+#include "billing/outbox/webhook.h"
 #include "billing/store/clock.h"
 #include "services/common/metrics.h"
 #include "services/common/rpc.h"
@@ -21,10 +23,13 @@ namespace gantry::billing {
 
 struct BillingOptions {
   RpcServerOptions rpc;
-  std::string data_dir;                        // gantry.db and pepper live here; made (0700) when missing
-  std::string command_log;                     // directory on another disk (R14); empty: none
-  int64_t witness_deadline_ms = 900'000;       // how long a request waits for its second witness (R10)
-  int64_t longest_request_ms = 3'600'000;      // a fenced slice is freed after this and the deadline (R9)
+  std::string data_dir;                    // gantry.db and pepper live here; made (0700) when missing
+  std::string command_log;                 // directory on another disk (R14); empty: none
+  int64_t witness_deadline_ms = 900'000;   // how long a request waits for its second witness (R10)
+  int64_t longest_request_ms = 3'600'000;  // a fenced slice is freed after this and the deadline (R9)
+  SmtpOptions smtp;                        // no server: no mail
+  WebhookOptions webhook;
+  int64_t alerts_every_ms = 10'000;            // how often alerts are looked for
   Clock clock;                                 // null: the system's
   std::function<void(absl::Status)> on_fatal;  // see Store::Options
 };

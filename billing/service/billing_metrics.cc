@@ -63,6 +63,14 @@ BillingMetrics::BillingMetrics() {
   writable_->Set(1);
   last_backup_ = gauge("gantry_billing_last_backup_timestamp_seconds",
                        "When the newest backup was made that is safely in a file; 0: never");
+  outbox_waiting_ = gauge("gantry_billing_outbox_waiting", "Messages to parties that are not delivered yet");
+  outbox_parked_ =
+      gauge("gantry_billing_outbox_parked", "Messages that were given up; `gantry outbox retry` takes them up again");
+  deliveries_ = &prometheus::BuildCounter()
+                     .Name("gantry_billing_deliveries_total")
+                     .Help("Tries to deliver a message, by result")
+                     .Register(registry);
+  for (const char* result : {"delivered", "failed", "parked"}) deliveries_->Add({{"result", result}});
 }
 
 void BillingMetrics::CountRecord(int witness, int outcome) {
@@ -82,6 +90,14 @@ void BillingMetrics::ObserveCommit(double seconds, int commands) {
 void BillingMetrics::SetOpen(int64_t open_items, int64_t quarantined) {
   open_items_->Set(static_cast<double>(open_items));
   quarantined_->Set(static_cast<double>(quarantined));
+}
+
+void BillingMetrics::SetOutbox(int64_t waiting, int64_t parked) {
+  outbox_waiting_->Set(static_cast<double>(waiting));
+  outbox_parked_->Set(static_cast<double>(parked));
+}
+void BillingMetrics::CountDelivery(const char* result) {
+  deliveries_->Add({{"result", result}}).Increment();
 }
 
 void BillingMetrics::SetStore(const StoreStats& stats, bool writable, int64_t covered_us) {

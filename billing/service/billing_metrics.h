@@ -27,6 +27,8 @@ class BillingMetrics {
   void AddRevenue(const std::string& currency, int64_t micro);
   void ObserveCommit(double seconds, int commands);
   void SetOpen(int64_t open_items, int64_t quarantined);
+  void SetOutbox(int64_t waiting, int64_t parked);
+  void CountDelivery(const char* result);  // "delivered", "failed", "parked"
   // `covered_us`: when the newest confirmed backup was made, 0: never.
   void SetStore(const StoreStats& stats, bool writable, int64_t covered_us);
 
@@ -44,6 +46,9 @@ class BillingMetrics {
   prometheus::Gauge* wal_bytes_;
   prometheus::Gauge* writable_;
   prometheus::Gauge* last_backup_;
+  prometheus::Gauge* outbox_waiting_;
+  prometheus::Gauge* outbox_parked_;
+  prometheus::Family<prometheus::Counter>* deliveries_;
 };
 
 }  // namespace gantry::billing

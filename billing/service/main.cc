@@ -6,6 +6,7 @@
 #include "services/common/lifecycle.h"
 #include "services/common/log.h"
 #include "services/common/metrics.h"
+#include "services/common/secret.h"
 
 int main(int argc, char** argv) {
   gantry::Lifecycle lifecycle;
@@ -30,6 +31,20 @@ int main(int argc, char** argv) {
       .Example("/mnt/other/gantry-command-log");
   config.Int("witness-deadline-ms", &options.witness_deadline_ms, 100, 86'400'000,
              "how long a request waits for its second witness before it is flagged, milliseconds");
+  config.Group("Messages to parties");
+  std::string smtp_password_file;
+  config.String("smtp-server", &options.smtp.server, "host or host:port that takes mail; empty: no mail is sent")
+      .Example("smtp.example.org:587");
+  config.Choice("smtp-security", &options.smtp.security, {"starttls", "tls", "none"}, "how the mail server is reached");
+  config.String("smtp-username", &options.smtp.username, "empty: without logging in");
+  config.String("smtp-password-file", &smtp_password_file, "file with the password, mode 0600");
+  config.String("smtp-from", &options.smtp.from, "the sender of all mails").Example("billing@example.org");
+  config.String("smtp-authority", &options.smtp.authority_file, "PEM certificate authority beside the system's");
+  config
+      .String("webhook-private-networks", &options.webhook.private_networks,
+              "private addresses that webhooks may be sent to; all others must be public")
+      .Example("10.1.0.0/16,192.168.7.9");
+  config.String("webhook-authority", &options.webhook.authority_file, "PEM certificate authority beside the system's");
   config.Group("Identities (token files, mode 0600)");
   config.String("identity-dir", &options.rpc.identity_dir, "directory with gateway.key and worker.key")
       .Required()
@@ -42,6 +57,12 @@ int main(int argc, char** argv) {
   absl::StatusOr<bool> run = config.Parse(argc, argv);
   if (!run.ok()) return gantry::ExitWithError("billing", run.status());
   if (!*run) return 0;
+
+  if (!smtp_password_file.empty()) {
+    absl::StatusOr<gantry::Secret> password = gantry::ReadSecretFile(smtp_password_file);
+    if (!password.ok()) return gantry::ExitWithError("billing", password.status());
+    options.smtp.password = *std::move(password);
+  }
 
   // What the disk holds after a failed commit is known only to a process that reads it anew.
   options.on_fatal = [](const absl::Status& status) {

@@ -10,7 +10,6 @@
 #include <string>
 #include <utility>
 
-#include "billing/catalog/admin_log.h"
 #include "billing/service/feed.h"
 #include "billing/store/clock.h"
 #include "billing/store/store.h"
@@ -31,6 +30,7 @@ struct Context {
   std::atomic<int64_t>* covered_us = nullptr;  // the newest confirmed backup holds what was acknowledged before
   Clock clock;
   Secret pepper;
+  bool sends_mail = false;  // there is an SMTP server
   BillingMetrics* metrics = nullptr;
   Feed<v1::KeyEvent>* keys = nullptr;
   Feed<v1::PriceEvent>* prices = nullptr;
@@ -38,7 +38,11 @@ struct Context {
   ReceiptKeyRing* receipt_ring = nullptr;
 };
 
-// Answers a unary call with what `command` gives. `submit`: &Store::Write for commands, &Store::Read for queries.
+// An id of 16 bytes for the audit log; "?" when it is none.
+std::string HexOf(const std::string& id);
+
+// Answers a unary call of a gateway or a worker with what `command` gives. `submit`: &Store::Write for commands,
+// &Store::Read for queries. Administrative calls: billing/service/admin_call.h.
 template <typename Response, typename Command>
 grpc::ServerUnaryReactor* Answer(Store* store, void (Store::*submit)(Store::Command, Store::Done),
                                  grpc::CallbackServerContext* call, Response* response, Command command) {
@@ -53,40 +57,12 @@ grpc::ServerUnaryReactor* Answer(Store* store, void (Store::*submit)(Store::Comm
   return reactor;
 }
 
-// Answers a unary call that changes something with what `run` gives: once under its idempotency key, with an audit row.
-// `run(db, now_us)` -> StatusOr<Response>; `after(response)` (may be null) completes the answer once it is durable.
-template <typename Request, typename Response, typename Run>
-grpc::ServerUnaryReactor* AnswerOnce(const Context* context, grpc::CallbackServerContext* call, const char* method,
-                                     const Request* request, Response* response, std::string object, std::string detail,
-                                     Run run, std::function<void(Response*)> after = nullptr) {
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  context->store->Write(
-      [=](Database& db) {
-        const int64_t now_us = context->clock();
-        return Once(db,
-                    {.method = method,
-                     .idempotency_key = request->idempotency_key(),
-                     .object = object,
-                     .detail = detail,
-                     .now_us = now_us,
-                     .request = request},
-                    response, [&] {
-                      absl::StatusOr<Response> result = run(db, now_us);
-                      if (result.ok()) *response = *std::move(result);
-                      return result.status();
-                    });
-      },
-      [=](const absl::Status& status) {
-        if (status.ok() && after) after(response);
-        reactor->Finish(ToGrpcStatus(status));
-      });
-  return reactor;
-}
-
 std::unique_ptr<grpc::Service> MakeCreditService(const Context* context);
 std::unique_ptr<grpc::Service> MakeUsageService(const Context* context);
 std::unique_ptr<grpc::Service> MakeCatalogService(const Context* context);
 std::unique_ptr<grpc::Service> MakeAdminService(const Context* context);
 std::unique_ptr<grpc::Service> MakeReceiptService(const Context* context);
+std::unique_ptr<grpc::Service> MakeUserService(const Context* context);
+std::unique_ptr<grpc::Service> MakeNotificationService(const Context* context);
 
 }  // namespace gantry::billing

@@ -4,6 +4,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -44,8 +45,15 @@ absl::StatusOr<AdminClient> AdminClient::Connect(const DataDir& data_dir, const 
   if (LockHolder(data_dir) == 0) return NothingRuns(data_dir);
   GANTRY_ASSIGN_OR_RETURN(const Identity identity, LoadAdminIdentity(data_dir.admin_key_file()));
   const std::shared_ptr<grpc::Channel> channel = MakeChannel(data_dir.socket("billing"), identity);
-  return AdminClient({v1::BillingAdmin::NewStub(channel), v1::ReceiptAdmin::NewStub(channel)},
+  return AdminClient({v1::BillingAdmin::NewStub(channel), v1::ReceiptAdmin::NewStub(channel),
+                      v1::UserAdmin::NewStub(channel), v1::NotificationAdmin::NewStub(channel)},
                      data_dir.log_file("billing"), options);
+}
+
+void AdminClient::Prepare(grpc::ClientContext* context, absl::Duration deadline) {
+  context->set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+  const char* token = std::getenv("GANTRY_USER_TOKEN");
+  if (token != nullptr && *token != '\0') context->AddMetadata("gantry-user", token);
 }
 
 absl::Status AdminClient::Explain(const absl::Status& status) const {

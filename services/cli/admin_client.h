@@ -1,5 +1,5 @@
-// The CLI's way to billing and to the processes: gRPC over the data dir's unix sockets, as identity admin. Starts
-// threads: never use it before a fork. Not thread-safe.
+// The CLI's way to billing and to the processes: gRPC over the data dir's unix sockets, as identity admin; for the user
+// whose token is in $GANTRY_USER_TOKEN, when there is one. Starts threads: never use it before a fork. Not thread-safe.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -14,6 +14,8 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gantry/v1/admin.grpc.pb.h"
+#include "gantry/v1/notification.grpc.pb.h"
+#include "gantry/v1/people.grpc.pb.h"
 #include "services/cli/data_dir.h"
 #include "services/common/grpc_status.h"
 
@@ -43,7 +45,7 @@ class AdminClient {
   absl::StatusOr<Response> Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                                 const Request& request) const {
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + options_.deadline));
+    Prepare(&context, options_.deadline);
     context.set_wait_for_ready(options_.wait_for_billing);
     Response response;
     const grpc::Status status = (std::get<std::unique_ptr<Stub>>(stubs_).get()->*method)(&context, request, &response);
@@ -57,7 +59,7 @@ class AdminClient {
                       const Request& request, absl::Duration deadline,
                       const std::function<absl::Status(const Part&)>& take) const {
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+    Prepare(&context, deadline);
     const auto reader = (std::get<std::unique_ptr<v1::BillingAdmin::Stub>>(stubs_).get()->*method)(&context, request);
     Part part;
     absl::Status taken;
@@ -80,10 +82,12 @@ class AdminClient {
 
  private:
   // Billing's administrative services, all over one channel.
-  using Stubs = std::tuple<std::unique_ptr<v1::BillingAdmin::Stub>, std::unique_ptr<v1::ReceiptAdmin::Stub>>;
+  using Stubs = std::tuple<std::unique_ptr<v1::BillingAdmin::Stub>, std::unique_ptr<v1::ReceiptAdmin::Stub>,
+                           std::unique_ptr<v1::UserAdmin::Stub>, std::unique_ptr<v1::NotificationAdmin::Stub>>;
 
   AdminClient(Stubs stubs, std::string log_file, const AdminClientOptions& options)
       : stubs_(std::move(stubs)), log_file_(std::move(log_file)), options_(options) {}
+  static void Prepare(grpc::ClientContext* context, absl::Duration deadline);
   absl::Status Explain(const absl::Status& status) const;
   static absl::Status ExplainOnce(const absl::Status& status, const std::string& key);
 

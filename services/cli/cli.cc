@@ -111,6 +111,8 @@ int RunCli(const std::vector<std::string>& arguments, std::ostream& out, std::os
   AddBackupCommands(app, invocation);
   AddReceiptCommands(app, invocation);
   AddChatCommand(app, invocation);
+  AddUserCommands(app, invocation);
+  AddNotifyCommands(app, invocation);
   AddTcoCommand(app, invocation);
 
   // The parser takes them from the back.

@@ -50,6 +50,8 @@ void AddAuditCommand(CLI::App& app, Invocation& invocation);
 void AddBackupCommands(CLI::App& app, Invocation& invocation);
 void AddReceiptCommands(CLI::App& app, Invocation& invocation);
 void AddChatCommand(CLI::App& app, Invocation& invocation);
+void AddUserCommands(CLI::App& app, Invocation& invocation);
+void AddNotifyCommands(CLI::App& app, Invocation& invocation);
 void AddTcoCommand(CLI::App& app, Invocation& invocation);
 
 }  // namespace gantry::cli

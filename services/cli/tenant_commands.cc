@@ -16,7 +16,7 @@ using Admin = v1::BillingAdmin::Stub;
 
 struct TenantOptions {
   std::string name, legal_name, currency, plan, credit_limit, idempotency_key;
-  std::string kind = "tenant", parent, time_zone, from;
+  std::string kind = "tenant", parent, time_zone, from, under;
   bool json = false;
 };
 
@@ -71,9 +71,11 @@ absl::StatusOr<int> CreateTenant(const TenantOptions& options, const Invocation&
   return 0;
 }
 
-absl::StatusOr<std::vector<std::pair<v1::Party, v1::Balance>>> AllParties(const AdminClient& client) {
+absl::StatusOr<std::vector<std::pair<v1::Party, v1::Balance>>> AllParties(const AdminClient& client,
+                                                                          const std::string& under) {
   std::vector<std::pair<v1::Party, v1::Balance>> all;
   v1::ListPartiesRequest request;
+  request.set_under_name(under);
   request.set_page_size(1000);
   do {
     GANTRY_ASSIGN_OR_RETURN(const v1::ListPartiesResponse page, client.Call(&Admin::ListParties, request));
@@ -87,7 +89,7 @@ absl::StatusOr<std::vector<std::pair<v1::Party, v1::Balance>>> AllParties(const 
 
 absl::StatusOr<int> ListTenants(const TenantOptions& options, const Invocation& invocation) {
   GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
-  GANTRY_ASSIGN_OR_RETURN(const auto parties, AllParties(client));
+  GANTRY_ASSIGN_OR_RETURN(const auto parties, AllParties(client, options.under));
   if (options.json) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const auto& [party, balance] : parties) {
@@ -135,8 +137,9 @@ absl::StatusOr<int> SubscribeTenant(const TenantOptions& options, const Invocati
 
 absl::StatusOr<int> SetStatus(const TenantOptions& options, v1::PartyStatus status, const Invocation& invocation) {
   GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
-  GANTRY_ASSIGN_OR_RETURN(const auto parties, AllParties(client));
-  for (const auto& [party, balance] : parties) {
+  const auto parties = AllParties(client, options.name);
+  if (!parties.ok() && !absl::IsNotFound(parties.status())) return parties.status();
+  for (const auto& [party, balance] : parties.ok() ? *parties : std::vector<std::pair<v1::Party, v1::Balance>>()) {
     if (party.name() != options.name) continue;
     v1::SetPartyStatusRequest request;
     request.set_party_id(party.party_id());
@@ -178,6 +181,7 @@ void AddTenantCommands(CLI::App& app, Invocation& invocation) {
   CLI::App* list = AddCommand(*group, invocation, "list", "parties with their balances",
                               "gantry tenant list\ngantry tenant list --json",
                               [=, &invocation] { return ListTenants(*options, invocation); });
+  list->add_option("--under", options->under, "this party and those below it; default: all")->type_name("NAME");
   list->add_flag("--json", options->json, "as JSON");
 
   CLI::App* subscribe = AddCommand(*group, invocation, "subscribe", "let another plan of its seller price a tenant",

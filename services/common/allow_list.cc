@@ -22,6 +22,8 @@ const std::vector<AllowRule>& AllowList() {
 
       {"admin", "billing", "gantry.v1.BillingAdmin/*"},
       {"admin", "billing", "gantry.v1.ReceiptAdmin/*"},
+      {"admin", "billing", "gantry.v1.UserAdmin/*"},
+      {"admin", "billing", "gantry.v1.NotificationAdmin/*"},
       {"admin", "*", "gantry.v1.Process/*"},
   };
   return *rules;

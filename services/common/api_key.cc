@@ -1,5 +1,8 @@
 #include "services/common/api_key.h"
 
+#include <algorithm>
+#include <initializer_list>
+
 #include <openssl/evp.h>
 
 #include <vector>
@@ -38,6 +41,19 @@ bool IsBase32(absl::string_view text) {
   return text.find_first_not_of(absl::string_view(kAlphabet, 32)) == absl::string_view::npos;
 }
 
+absl::StatusOr<ApiKey> Parse(absl::string_view text, std::initializer_list<absl::string_view> environments) {
+  const absl::Status malformed = absl::InvalidArgumentError("malformed");
+  const std::vector<absl::string_view> parts = absl::StrSplit(text, absl::MaxSplits('_', 4));
+  if (parts.size() != 4 || parts[0] != "gk" ||
+      std::find(environments.begin(), environments.end(), parts[1]) == environments.end() ||
+      parts[2].size() != kIdLength || parts[3].size() != kSecretLength + kCheckLength || !IsBase32(parts[2]) ||
+      !IsBase32(parts[3])) {
+    return malformed;
+  }
+  if (Check(text.substr(0, text.size() - kCheckLength)) != text.substr(text.size() - kCheckLength)) return malformed;
+  return ApiKey{std::string(parts[2]), Secret(std::string(parts[3].substr(0, kSecretLength)))};
+}
+
 }  // namespace
 
 NewApiKey MakeApiKey(absl::string_view environment) {
@@ -51,16 +67,15 @@ NewApiKey MakeApiKey(absl::string_view environment) {
 }
 
 absl::StatusOr<ApiKey> ParseApiKey(absl::string_view text) {
-  const absl::Status malformed =
-      absl::InvalidArgumentError("the API key is malformed: expected gk_<env>_<id>_<secret>, copied completely");
-  const std::vector<absl::string_view> parts = absl::StrSplit(text, absl::MaxSplits('_', 4));
-  if (parts.size() != 4 || parts[0] != "gk" || (parts[1] != "live" && parts[1] != "test") ||
-      parts[2].size() != kIdLength || parts[3].size() != kSecretLength + kCheckLength || !IsBase32(parts[2]) ||
-      !IsBase32(parts[3])) {
-    return malformed;
-  }
-  if (Check(text.substr(0, text.size() - kCheckLength)) != text.substr(text.size() - kCheckLength)) return malformed;
-  return ApiKey{std::string(parts[2]), Secret(std::string(parts[3].substr(0, kSecretLength)))};
+  absl::StatusOr<ApiKey> key = Parse(text, {"live", "test"});
+  if (key.ok()) return key;
+  return absl::InvalidArgumentError("the API key is malformed: expected gk_<env>_<id>_<secret>, copied completely");
+}
+
+absl::StatusOr<ApiKey> ParseUserToken(absl::string_view text) {
+  absl::StatusOr<ApiKey> key = Parse(text, {kUserTokenEnvironment});
+  if (key.ok()) return key;
+  return absl::InvalidArgumentError("the token is malformed: expected gk_user_<id>_<secret>, copied completely");
 }
 
 std::string HmacOfSecret(const Secret& pepper, const Secret& secret) {

@@ -1,0 +1,178 @@
+#include "billing/alerts/alerts.h"
+
+#include <map>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+
+namespace gantry::billing {
+namespace {
+
+constexpr int64_t kAheadUs = 7 * 86'400'000'000;  // the first level of what expires
+
+constexpr AlertRule kAllRules[] = {AlertRule::kBudget,          AlertRule::kBalance,        AlertRule::kKeyExpiry,
+                                   AlertRule::kCreditExpiry,    AlertRule::kInvoiceOverdue, AlertRule::kPartyParked,
+                                   AlertRule::kUsageQuarantined};
+
+struct Whose {
+  Id16 party;
+  std::string name;
+  std::string currency;
+  Id16 seller;
+};
+
+// Everybody but the house, by number; and the house.
+struct Everybody {
+  std::map<int64_t, Whose> parties;
+  Id16 house;
+};
+
+Everybody ReadParties(Database& db) {
+  Everybody all;
+  Rows rows = db.Query(
+      "SELECT p.party_no, p.party_id, p.name, p.currency, q.party_id FROM party p "
+      "LEFT JOIN party q ON q.party_no = p.parent_no");
+  while (rows.Next()) {
+    if (rows.IsNull(4)) {
+      all.house = rows.Id(1);
+    } else {
+      all.parties[rows.Int(0)] = {rows.Id(1), rows.Text(2), rows.Text(3), rows.Id(4)};
+    }
+  }
+  return all;
+}
+
+AlertFact FactOf(AlertRule rule, const Whose& whose, std::string subject, std::vector<Id16> audience) {
+  return {.rule = rule,
+          .subject = std::move(subject),
+          .party = whose.party,
+          .party_name = whose.name,
+          .audience = std::move(audience),
+          .currency = whose.currency};
+}
+
+void AddBalances(Database& db, const Everybody& all, std::vector<AlertFact>* facts) {
+  // A window begins with each credit that comes in.
+  Rows rows = db.Query(
+      "SELECT a.party_no, a.credit_micro - a.debit_micro + p.credit_limit_micro, "
+      "(SELECT max(t.seq) FROM transfer t WHERE t.credit_account = a.account_no AND t.kind IN (1, 2)) "
+      "FROM account a JOIN party p USING (party_no) WHERE a.type = 'customer' AND p.status = 1");
+  while (rows.Next()) {
+    const auto whose = all.parties.find(rows.Int(0));
+    if (whose == all.parties.end()) continue;
+    AlertFact fact = FactOf(AlertRule::kBalance, whose->second, whose->second.party.ToHex(),
+                            {whose->second.party, whose->second.seller});
+    fact.window = absl::StrCat(rows.Int(2));
+    fact.balance_micro = rows.Int(1);
+    facts->push_back(std::move(fact));
+  }
+}
+
+void AddKeys(Database& db, const Everybody& all, int64_t now_us, std::vector<AlertFact>* facts) {
+  Rows rows = db.Query(
+      "SELECT party_no, public_id, label, expires_us FROM api_key "
+      "WHERE expires_us > ? AND expires_us <= ? AND revoked_us = 0",
+      now_us, now_us + kAheadUs);
+  while (rows.Next()) {
+    const auto whose = all.parties.find(rows.Int(0));
+    if (whose == all.parties.end()) continue;
+    AlertFact fact = FactOf(AlertRule::kKeyExpiry, whose->second, rows.Text(1), {whose->second.party});
+    fact.window = absl::StrCat(rows.Int(3));
+    fact.label = absl::StrCat("key ", rows.Text(1), rows.Text(2).empty() ? "" : absl::StrCat(" (", rows.Text(2), ")"));
+    fact.expires_us = rows.Int(3);
+    facts->push_back(std::move(fact));
+  }
+}
+
+void AddCredit(Database& db, const Everybody& all, int64_t now_us, std::vector<AlertFact>* facts) {
+  Rows rows = db.Query(
+      "SELECT a.party_no, l.lot_no, l.left_micro, l.expires_us FROM credit_lot l JOIN account a USING (account_no) "
+      "WHERE l.left_micro > 0 AND l.expires_us > ? AND l.expires_us <= ?",
+      now_us, now_us + kAheadUs);
+  while (rows.Next()) {
+    const auto whose = all.parties.find(rows.Int(0));
+    if (whose == all.parties.end()) continue;
+    AlertFact fact =
+        FactOf(AlertRule::kCreditExpiry, whose->second, absl::StrCat("lot ", rows.Int(1)), {whose->second.party});
+    fact.window = absl::StrCat(rows.Int(3));
+    fact.amount_micro = rows.Int(2);
+    fact.expires_us = rows.Int(3);
+    facts->push_back(std::move(fact));
+  }
+}
+
+void AddQuarantine(Database& db, const Everybody& all, std::vector<AlertFact>* facts) {
+  // Each new one begins a window, so that it is told although earlier ones still stand.
+  Rows rows = db.Query(
+      "SELECT e.party_no, count(*), max(u.since_us) FROM unmatched u JOIN usage_event e USING (request_id) "
+      "WHERE u.state = 'quarantined' AND e.revision = 0 GROUP BY e.party_no");
+  while (rows.Next()) {
+    const auto whose = all.parties.find(rows.Int(0));
+    if (whose == all.parties.end()) continue;
+    AlertFact fact = FactOf(AlertRule::kUsageQuarantined, whose->second, whose->second.party.ToHex(), {all.house});
+    fact.window = absl::StrCat(rows.Int(2));
+    fact.count = rows.Int(1);
+    fact.holds = true;
+    facts->push_back(std::move(fact));
+  }
+}
+
+AlertStates ReadStates(Database& db) {
+  AlertStates states;
+  Rows rows = db.Query("SELECT rule, subject, window, level, reference_micro FROM alert_state");
+  while (rows.Next()) {
+    for (const AlertRule rule : kAllRules) {
+      if (rows.Text(0) != AlertTopic(rule)) continue;
+      states[{rule, rows.Text(1)}] = {
+          .window = rows.Text(2), .level = static_cast<int>(rows.Int(3)), .reference_micro = rows.Int(4)};
+    }
+  }
+  return states;
+}
+
+std::vector<AlertDecision> Decide(Database& db, int64_t now_us) {
+  return EvaluateAlerts(CollectAlertFacts(db, now_us), ReadStates(db), now_us);
+}
+
+}  // namespace
+
+std::vector<AlertFact> CollectAlertFacts(Database& db, int64_t now_us) {
+  const Everybody all = ReadParties(db);
+  std::vector<AlertFact> facts;
+  AddBalances(db, all, &facts);
+  AddKeys(db, all, now_us, &facts);
+  AddCredit(db, all, now_us, &facts);
+  AddQuarantine(db, all, &facts);
+  return facts;
+}
+
+bool AlertsChanged(Database& db, int64_t now_us) {
+  return !Decide(db, now_us).empty();
+}
+
+absl::StatusOr<int> TellAlerts(Database& db, int64_t now_us) {
+  int told = 0;
+  for (const AlertDecision& decision : Decide(db, now_us)) {
+    const char* rule = AlertTopic(decision.key.first);
+    if (decision.after.has_value()) {
+      db.Execute(
+          "INSERT INTO alert_state (rule, subject, window, level, reference_micro, changed_us) VALUES (?, ?, ?, ?, ?, "
+          "?) "
+          "ON CONFLICT (rule, subject) DO UPDATE SET window = excluded.window, level = excluded.level, "
+          "reference_micro = excluded.reference_micro, changed_us = excluded.changed_us",
+          rule, decision.key.second, decision.after->window, decision.after->level, decision.after->reference_micro,
+          now_us);
+    } else {
+      db.Execute("DELETE FROM alert_state WHERE rule = ? AND subject = ?", rule, decision.key.second);
+    }
+    for (const OutboxMessage& message : decision.messages) {
+      GANTRY_RETURN_IF_ERROR(Enqueue(db, message, now_us).status());
+      ++told;
+    }
+  }
+  return told;
+}
+
+}  // namespace gantry::billing
