@@ -232,8 +232,7 @@ std::string HashOfTerms(const PlanTerms& terms) {
   return hash.Finish();
 }
 
-absl::StatusOr<v1::PlanVersion> PublishPlanVersion(Database& db, const v1::PublishPlanVersionRequest& request,
-                                                   int64_t now_us) {
+absl::StatusOr<PlanTerms> CheckPlanVersion(Database& db, const v1::PublishPlanVersionRequest& request, int64_t now_us) {
   absl::StatusOr<PartyRow> seller =
       request.seller_name().empty() ? HouseOf(db) : PartyByName(db, request.seller_name());
   if (!seller.ok()) return seller.status();
@@ -243,8 +242,7 @@ absl::StatusOr<v1::PlanVersion> PublishPlanVersion(Database& db, const v1::Publi
   if (request.valid_from_us() != 0 && request.valid_from_us() < now_us) {
     return absl::InvalidArgumentError("valid_from_us: expected a time to come, or 0 for now");
   }
-  PlanTerms terms{.version_id = NewTimeOrderedId(),
-                  .plan = request.plan(),
+  PlanTerms terms{.plan = request.plan(),
                   .number = 1,
                   .seller_no = seller->party_no,
                   .currency = request.currency(),
@@ -259,11 +257,6 @@ absl::StatusOr<v1::PlanVersion> PublishPlanVersion(Database& db, const v1::Publi
     Rows rows = db.Query("SELECT plan_no FROM plan WHERE seller_no = ? AND name = ?", terms.seller_no, terms.plan);
     if (rows.Next()) terms.plan_no = rows.Int(0);
   }
-  if (terms.plan_no == 0) {
-    db.Execute("INSERT INTO plan (seller_no, name, currency) VALUES (?, ?, ?)", terms.seller_no, terms.plan,
-               terms.currency);
-    terms.plan_no = db.LastRowId();
-  }
   const std::optional<Id16> before_id = LatestVersion(db.Query(
       "SELECT plan_version_id FROM plan_version WHERE plan_no = ? ORDER BY number DESC LIMIT 1", terms.plan_no));
   if (before_id) {
@@ -271,6 +264,18 @@ absl::StatusOr<v1::PlanVersion> PublishPlanVersion(Database& db, const v1::Publi
     GANTRY_RETURN_IF_ERROR(CheckAgainst(*before, terms));
     terms.number = before->number + 1;
   }
+  return terms;
+}
+
+absl::StatusOr<v1::PlanVersion> PublishPlanVersion(Database& db, const v1::PublishPlanVersionRequest& request,
+                                                   int64_t now_us) {
+  GANTRY_ASSIGN_OR_RETURN(PlanTerms terms, CheckPlanVersion(db, request, now_us));
+  if (terms.plan_no == 0) {
+    db.Execute("INSERT INTO plan (seller_no, name, currency) VALUES (?, ?, ?)", terms.seller_no, terms.plan,
+               terms.currency);
+    terms.plan_no = db.LastRowId();
+  }
+  terms.version_id = NewTimeOrderedId();
   terms.hash = HashOfTerms(terms);
   Insert(db, terms);
   return VersionToProto(db, terms);

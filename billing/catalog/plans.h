@@ -39,6 +39,8 @@ struct PlanTerms {
 // dearer than a price promise that still holds. Nothing is published then.
 absl::StatusOr<v1::PlanVersion> PublishPlanVersion(Database& db, const v1::PublishPlanVersionRequest& request,
                                                    int64_t now_us);
+// What it would publish, without writing anything; the same errors. Ids and number are not given yet.
+absl::StatusOr<PlanTerms> CheckPlanVersion(Database& db, const v1::PublishPlanVersionRequest& request, int64_t now_us);
 absl::StatusOr<v1::ListPlanVersionsResponse> ListPlanVersions(Database& db, const v1::ListPlanVersionsRequest& request);
 absl::StatusOr<v1::PreviewPriceResponse> PreviewPrice(Database& db, const v1::PreviewPriceRequest& request);
 absl::StatusOr<v1::DiffPlanVersionsResponse> DiffPlanVersions(Database& db, const v1::DiffPlanVersionsRequest& request);

@@ -73,6 +73,13 @@ constexpr AccessRule kRules[] = {
     {"RemoveEndpointRequest", Right::kNotify, Reach::kWithin, Names::kEndpoint, "endpoint_id"},
     {"RotateEndpointSecretRequest", Right::kNotify, Reach::kWithin, Names::kEndpoint, "endpoint_id"},
     {"TestEndpointRequest", Right::kNotify, Reach::kWithin, Names::kEndpoint, "endpoint_id"},
+    {"DraftQuotesRequest", Right::kPrices, Reach::kWithin, Names::kParty, "seller_name"},
+    {"GetQuoteRequest", Right::kSee, Reach::kWithin, Names::kQuote, "number"},
+    {"ListQuotesRequest", Right::kSee, Reach::kWithin, Names::kParty, "seller_name"},
+    {"SendQuoteRequest", Right::kPrices, Reach::kWithin, Names::kQuote, "number"},
+    {"AcceptQuoteRequest", Right::kPrices, Reach::kWithin, Names::kQuote, "number"},
+    {"WithdrawQuoteRequest", Right::kPrices, Reach::kWithin, Names::kQuote, "number"},
+
     {"ListOutboxRequest", Right::kHouse, Reach::kHouse},
     {"RetryOutboxRequest", Right::kHouse, Reach::kHouse},
 };
@@ -131,7 +138,11 @@ int64_t PartyNamed(Database& db, Names names, const std::string& value, const Ca
           db.Query("SELECT p.party_no FROM outbox_endpoint e JOIN party p USING (party_id) WHERE e.endpoint_id = ?",
                    Blob{value}));
     case Names::kQuote:
-      return FirstInt(db.Query("SELECT seller_no FROM quote WHERE number = ?", value));
+      // The buyer's as much as the seller's.
+      return FirstInt(db.Query(
+          "SELECT coalesce(p.party_no, q.seller_no) FROM quote q LEFT JOIN party p ON p.name = q.buyer_name AND "
+          "p.party_no = ? WHERE q.number = ?",
+          caller.party.party_no, value));
   }
   return 0;
 }

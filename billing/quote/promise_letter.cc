@@ -73,6 +73,13 @@ absl::Status CheckLetter(const PromiseLetter& letter) {
     }
     GANTRY_RETURN_IF_ERROR(CheckBand("a context", price.context_from, price.context_to));
     GANTRY_RETURN_IF_ERROR(CheckBand("a tier", price.tier_from, price.tier_to));
+    const bool tiered = price.mode == TierMode::kGraduated || price.mode == TierMode::kVolume;
+    if (!tiered && (price.tier_from != 0 || price.tier_to)) {
+      return absl::InvalidArgumentError("a tier: expected a graduated or volume price");
+    }
+    if ((price.mode == TierMode::kPackage) != (price.package_size > 0)) {
+      return absl::InvalidArgumentError("a package size: expected of packages, and of them alone");
+    }
   }
   return absl::OkStatus();
 }
@@ -81,32 +88,50 @@ std::string Amount(const PromiseLetter& letter, int64_t micro) {
   return absl::StrCat(letter.currency, " ", Exact(micro, 6, 2));
 }
 
-// Columns that say nothing (all contexts, no tiers) are left out.
+bool HasMode(const PromiseLetter& letter, TierMode mode) {
+  return std::any_of(letter.prices.begin(), letter.prices.end(),
+                     [&](const PromisedPrice& price) { return price.mode == mode; });
+}
+
+bool HasTiers(const PromiseLetter& letter) {
+  return HasMode(letter, TierMode::kGraduated) || HasMode(letter, TierMode::kVolume);
+}
+
+// What of a month's quantity has the price.
+std::string Quantity(const PromisedPrice& price) {
+  switch (price.mode) {
+    case TierMode::kFlat:
+      return "all";
+    case TierMode::kGraduated:
+      return absl::StrCat("the part ", Band(price.tier_from, price.tier_to));
+    case TierMode::kVolume:
+      return absl::StrCat("all, when it is ", Band(price.tier_from, price.tier_to));
+    case TierMode::kPackage:
+      return absl::StrCat("packages of ", Figure(price.package_size, 0, 0));
+  }
+  return "";
+}
+
+// Columns that say nothing (all contexts, all of a quantity) are left out.
 document::Table Prices(const PromiseLetter& letter) {
   const auto& prices = letter.prices;
   const bool contexts = std::any_of(prices.begin(), prices.end(), [](const PromisedPrice& price) {
     return price.context_from > 0 || price.context_to;
   });
-  const bool tiers = std::any_of(prices.begin(), prices.end(),
-                                 [](const PromisedPrice& price) { return price.tier_from > 0 || price.tier_to; });
+  const bool quantities = HasTiers(letter) || HasMode(letter, TierMode::kPackage);
   document::Table table;
   table.columns = {{"Model"}, {"Class"}};
   if (contexts) table.columns.push_back({"Context, tokens"});
-  if (tiers) table.columns.push_back({"Quantity a month"});
+  if (quantities) table.columns.push_back({"Of a month's quantity"});
   table.columns.push_back({absl::StrCat(letter.currency, " per million"), Align::kRight});
   for (const PromisedPrice& price : prices) {
     document::Row row{{price.model_glob == "*" ? "every model" : price.model_glob, ClassText(price.token_class)}};
     if (contexts) row.cells.push_back(Band(price.context_from, price.context_to));
-    if (tiers) row.cells.push_back(Band(price.tier_from, price.tier_to));
+    if (quantities) row.cells.push_back(Quantity(price));
     row.cells.push_back(Exact(price.price_micro_per_m, 6, 2));
     table.rows.push_back(std::move(row));
   }
   return table;
-}
-
-bool HasTiers(const PromiseLetter& letter) {
-  return std::any_of(letter.prices.begin(), letter.prices.end(),
-                     [](const PromisedPrice& price) { return price.tier_from > 0 || price.tier_to; });
 }
 
 bool HasGlobs(const PromiseLetter& letter) {
@@ -156,12 +181,19 @@ absl::StatusOr<document::Document> PromiseLetterDocument(const PromiseLetter& le
         "In a model's name * stands for any letters and ? for one; the first row that fits a model and class counts."});
   }
   if (HasTiers(letter)) {
+    page.blocks.push_back(document::Paragraph{"Quantities are counted by calendar month."});
+  }
+  if (HasMode(letter, TierMode::kGraduated)) {
     page.blocks.push_back(document::Paragraph{
-        letter.tier_mode == TierMode::kGraduated
-            ? "Quantities are counted by calendar month. Each part of a month's quantity has the price of the band it "
-              "falls into."
-            : "Quantities are counted by calendar month. The whole of a month's quantity has the price of the band it "
-              "reaches."});
+        "Where a price is for a part, each part of a month's quantity has the price of the band it falls into."});
+  }
+  if (HasMode(letter, TierMode::kVolume)) {
+    page.blocks.push_back(document::Paragraph{
+        "Where a price is for all, the whole of a month's quantity has the price of the band it reaches."});
+  }
+  if (HasMode(letter, TierMode::kPackage)) {
+    page.blocks.push_back(
+        document::Paragraph{"Where packages are sold, those of a month that were begun are charged whole."});
   }
   if (letter.minimum_micro_per_month > 0) {
     page.blocks.push_back(

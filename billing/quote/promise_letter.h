@@ -25,7 +25,9 @@ struct PromisedPrice {
   TokenClass token_class = TokenClass::kInput;
   int64_t context_from = 0;  // of requests with so many tokens of context; 0 and none: all
   std::optional<int64_t> context_to;
-  int64_t tier_from = 0;  // for tokens (or requests) beyond so many a month; 0 and none: all
+  TierMode mode = TierMode::kFlat;
+  int64_t package_size = 0;  // kPackage: whole packages of so many are charged
+  int64_t tier_from = 0;     // for tokens (or requests) beyond so many a month; 0 and none: all
   std::optional<int64_t> tier_to;
   int64_t price_micro_per_m = 0;  // micro-units per million tokens or requests
 };
@@ -38,7 +40,6 @@ struct PromiseLetter {
   LetterParty seller, buyer;
   absl::CivilDay dated, open_until, starts_on, promised_until;  // days in the seller's time zone, inclusive
   std::vector<PromisedPrice> prices;                            // at least one
-  TierMode tier_mode = TierMode::kGraduated;                    // what tiers mean: graduated or volume
   int64_t minimum_micro_per_month = 0;                          // charged at least; 0: none
   int64_t free_micro_per_month = 0;                             // not charged; 0: none
   std::string tax;                                              // "Prices are net of VAT."; may be empty

@@ -91,19 +91,30 @@ TEST(PromiseLetter, ShowsContextsAndTiersWhereThereAreSome) {
   EXPECT_THAT(Text(Letter()), Not(HasSubstr("calendar month")));
   PromiseLetter letter = Letter();
   letter.prices[0].context_to = 200'000;
+  letter.prices[2].mode = TierMode::kGraduated;
   letter.prices[2].tier_to = 1'000'000'000;
   letter.prices.push_back({.model_glob = "qwen3.5-122b*",
                            .token_class = TokenClass::kOutput,
+                           .mode = TierMode::kGraduated,
                            .tier_from = 1'000'000'000,
                            .price_micro_per_m = 1'800'000});
+  letter.prices.push_back({.model_glob = "small*",
+                           .token_class = TokenClass::kOutput,
+                           .mode = TierMode::kPackage,
+                           .package_size = 5'000'000,
+                           .price_micro_per_m = 200'000});
   const std::string graduated = Text(letter);
-  EXPECT_THAT(graduated, HasSubstr("Model Class Context, tokens Quantity a month EUR per million"));
+  EXPECT_THAT(graduated, HasSubstr("Model Class Context, tokens Of a month's quantity EUR per million"));
   EXPECT_THAT(graduated, HasSubstr("qwen3.5-122b* Input tokens 0 to below 200,000 all 0.26"));
-  EXPECT_THAT(graduated, HasSubstr("qwen3.5-122b* Output tokens all 0 to below 1,000,000,000 2.08"));
-  EXPECT_THAT(graduated, HasSubstr("qwen3.5-122b* Output tokens all from 1,000,000,000 1.80"));
-  EXPECT_THAT(graduated, HasSubstr("Each part of a month's quantity has the price of the band"));
-  letter.tier_mode = TierMode::kVolume;
-  EXPECT_THAT(Text(letter), HasSubstr("The whole of a month's quantity has the price of the band"));
+  EXPECT_THAT(graduated, HasSubstr("qwen3.5-122b* Output tokens all the part 0 to below 1,000,000,000 2.08"));
+  EXPECT_THAT(graduated, HasSubstr("qwen3.5-122b* Output tokens all the part from 1,000,000,000 1.80"));
+  EXPECT_THAT(graduated, HasSubstr("small* Output tokens all packages of 5,000,000 0.20"));
+  EXPECT_THAT(graduated, HasSubstr("each part of a month's quantity has the price of the band"));
+  EXPECT_THAT(graduated, HasSubstr("those of a month that were begun are charged whole"));
+  letter.prices[2].mode = TierMode::kVolume;
+  const std::string volume = Text(letter);
+  EXPECT_THAT(volume, HasSubstr("all, when it is 0 to below 1,000,000,000 2.08"));
+  EXPECT_THAT(volume, HasSubstr("the whole of a month's quantity has the price of the band"));
 }
 
 TEST(PromiseLetter, ADraftIsMarked) {

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "billing/catalog/admin_log.h"
+#include "billing/catalog/plans.h"
 #include "billing/people/access.h"
 #include "billing/service/services.h"
 #include "engine/base/status_macros.h"
@@ -44,6 +45,12 @@ struct Change {
   std::vector<v1::KeyRecord> keys;
   std::vector<v1::TenantPrices> prices;
 };
+
+// Gateways hear the prices of one party, or (0) of all who buy.
+inline absl::Status TellPrices(Database& db, int64_t party_no, Change* change) {
+  GANTRY_ASSIGN_OR_RETURN(change->prices, CurrentPrices(db, party_no, change->now_us));
+  return absl::OkStatus();
+}
 
 // Answers with what `query(db, caller)` gives.
 template <typename Request, typename Response, typename Query>

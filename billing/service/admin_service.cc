@@ -37,7 +37,9 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
     return DoOnce(context_, call, request, response, request->name(), "",
                   [request](Database& db, Change& change) -> absl::StatusOr<v1::Party> {
                     GANTRY_ASSIGN_OR_RETURN(v1::Party party, billing::CreateParty(db, *request, change.now_us));
-                    if (!party.plan().empty()) GANTRY_RETURN_IF_ERROR(TellPrices(db, party.party_id(), &change));
+                    if (party.plan().empty()) return party;
+                    GANTRY_ASSIGN_OR_RETURN(const PartyRow row, PartyByName(db, party.name()));
+                    GANTRY_RETURN_IF_ERROR(TellPrices(db, row.party_no, &change));
                     return party;
                   });
   }
@@ -98,7 +100,7 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
                   [request](Database& db, Change& change) -> absl::StatusOr<v1::PlanVersion> {
                     GANTRY_ASSIGN_OR_RETURN(v1::PlanVersion version,
                                             billing::PublishPlanVersion(db, *request, change.now_us));
-                    GANTRY_RETURN_IF_ERROR(TellPrices(db, "", &change));
+                    GANTRY_RETURN_IF_ERROR(TellPrices(db, 0, &change));
                     return version;
                   });
   }
@@ -124,7 +126,8 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
     return DoOnce(context_, call, request, response, request->party_name(), request->plan(),
                   [request](Database& db, Change& change) -> absl::StatusOr<v1::Party> {
                     GANTRY_ASSIGN_OR_RETURN(v1::Party party, billing::Subscribe(db, *request, change.now_us));
-                    GANTRY_RETURN_IF_ERROR(TellPrices(db, party.party_id(), &change));
+                    GANTRY_ASSIGN_OR_RETURN(const PartyRow row, PartyByName(db, party.name()));
+                    GANTRY_RETURN_IF_ERROR(TellPrices(db, row.party_no, &change));
                     return party;
                   });
   }
@@ -227,17 +230,6 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
   }
 
  private:
-  // Gateways hear the prices of all who buy, or of one.
-  static absl::Status TellPrices(Database& db, const std::string& party_id, Change* change) {
-    int64_t party_no = 0;
-    if (!party_id.empty()) {
-      GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyById(db, *Id16::FromBytes(party_id)));
-      party_no = party.party_no;
-    }
-    GANTRY_ASSIGN_OR_RETURN(change->prices, CurrentPrices(db, party_no, change->now_us));
-    return absl::OkStatus();
-  }
-
   static absl::StatusOr<v1::Balance> BookTopUp(Database& db, const v1::TopUpRequest& request, int64_t now_us) {
     if (request.amount_micro() <= 0 || request.amount_micro() > kTopUpLimitMicro) {
       return absl::InvalidArgumentError(

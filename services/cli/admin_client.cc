@@ -45,9 +45,10 @@ absl::StatusOr<AdminClient> AdminClient::Connect(const DataDir& data_dir, const 
   if (LockHolder(data_dir) == 0) return NothingRuns(data_dir);
   GANTRY_ASSIGN_OR_RETURN(const Identity identity, LoadAdminIdentity(data_dir.admin_key_file()));
   const std::shared_ptr<grpc::Channel> channel = MakeChannel(data_dir.socket("billing"), identity);
-  return AdminClient({v1::BillingAdmin::NewStub(channel), v1::ReceiptAdmin::NewStub(channel),
-                      v1::UserAdmin::NewStub(channel), v1::NotificationAdmin::NewStub(channel)},
-                     data_dir.log_file("billing"), options);
+  return AdminClient(
+      {v1::BillingAdmin::NewStub(channel), v1::ReceiptAdmin::NewStub(channel), v1::UserAdmin::NewStub(channel),
+       v1::NotificationAdmin::NewStub(channel), v1::QuoteAdmin::NewStub(channel)},
+      data_dir.log_file("billing"), options);
 }
 
 void AdminClient::Prepare(grpc::ClientContext* context, absl::Duration deadline) {

@@ -16,6 +16,7 @@
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/notification.grpc.pb.h"
 #include "gantry/v1/people.grpc.pb.h"
+#include "gantry/v1/quote.grpc.pb.h"
 #include "services/cli/data_dir.h"
 #include "services/common/grpc_status.h"
 
@@ -83,7 +84,8 @@ class AdminClient {
  private:
   // Billing's administrative services, all over one channel.
   using Stubs = std::tuple<std::unique_ptr<v1::BillingAdmin::Stub>, std::unique_ptr<v1::ReceiptAdmin::Stub>,
-                           std::unique_ptr<v1::UserAdmin::Stub>, std::unique_ptr<v1::NotificationAdmin::Stub>>;
+                           std::unique_ptr<v1::UserAdmin::Stub>, std::unique_ptr<v1::NotificationAdmin::Stub>,
+                           std::unique_ptr<v1::QuoteAdmin::Stub>>;
 
   AdminClient(Stubs stubs, std::string log_file, const AdminClientOptions& options)
       : stubs_(std::move(stubs)), log_file_(std::move(log_file)), options_(options) {}

@@ -112,6 +112,7 @@ int RunCli(const std::vector<std::string>& arguments, std::ostream& out, std::os
   AddReceiptCommands(app, invocation);
   AddChatCommand(app, invocation);
   AddUserCommands(app, invocation);
+  AddQuoteCommands(app, invocation);
   AddNotifyCommands(app, invocation);
   AddTcoCommand(app, invocation);
 

@@ -51,6 +51,7 @@ void AddBackupCommands(CLI::App& app, Invocation& invocation);
 void AddReceiptCommands(CLI::App& app, Invocation& invocation);
 void AddChatCommand(CLI::App& app, Invocation& invocation);
 void AddUserCommands(CLI::App& app, Invocation& invocation);
+void AddQuoteCommands(CLI::App& app, Invocation& invocation);
 void AddNotifyCommands(CLI::App& app, Invocation& invocation);
 void AddTcoCommand(CLI::App& app, Invocation& invocation);
 

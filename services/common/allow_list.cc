@@ -24,6 +24,7 @@ const std::vector<AllowRule>& AllowList() {
       {"admin", "billing", "gantry.v1.ReceiptAdmin/*"},
       {"admin", "billing", "gantry.v1.UserAdmin/*"},
       {"admin", "billing", "gantry.v1.NotificationAdmin/*"},
+      {"admin", "billing", "gantry.v1.QuoteAdmin/*"},
       {"admin", "*", "gantry.v1.Process/*"},
   };
   return *rules;

@@ -12,3 +12,24 @@ CREATE TABLE user (
   disabled_us INTEGER NOT NULL                                        -- 0: not disabled
 ) STRICT;
 CREATE UNIQUE INDEX user_by_email ON user (party_no, email) WHERE disabled_us = 0;
+
+-- Offers; what they offer never changes.
+CREATE TABLE quote (
+  quote_no INTEGER PRIMARY KEY,
+  number TEXT NOT NULL UNIQUE,              -- Q-2026-000007
+  seller_no INTEGER NOT NULL REFERENCES party,
+  buyer_name TEXT NOT NULL,                 -- a party's, perhaps one that does not exist yet
+  content BLOB NOT NULL,                    -- gantry.v1.Quote as drafted
+  state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 4),               -- v1.QuoteState
+  drafted_us INTEGER NOT NULL,
+  open_until_us INTEGER NOT NULL,           -- exclusive
+  sent_us INTEGER NOT NULL DEFAULT 0,
+  ended_us INTEGER NOT NULL DEFAULT 0,      -- accepted or withdrawn
+  accepted_by TEXT NOT NULL DEFAULT '',
+  version_no INTEGER REFERENCES plan_version,
+  CHECK ((state = 3) = (version_no IS NOT NULL))
+) STRICT;
+CREATE INDEX quote_by_seller ON quote (seller_no);
+CREATE TRIGGER quote_content_immutable BEFORE UPDATE OF number, seller_no, buyer_name, content, drafted_us, open_until_us
+ON quote BEGIN SELECT RAISE(ABORT, 'what a quote offers is immutable'); END;
+CREATE TRIGGER quote_kept BEFORE DELETE ON quote BEGIN SELECT RAISE(ABORT, 'quotes are kept'); END;
