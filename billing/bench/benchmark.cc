@@ -148,7 +148,7 @@ absl::Status Feed(Store& store, const Batches& batches, bool witnesses) {
   Flight flight;
   const auto submit = [&](Store::Command command) {
     flight.Enter();
-    store.Write(std::move(command), [&](const absl::Status& status) { flight.Leave(status); });
+    store.WriteKeeping(std::move(command), [&](const absl::Status& status) { flight.Leave(status); });
   };
   for (size_t i = 0; i < batches.usage.size(); ++i) {
     submit([&batches, i](Database& db) -> absl::Status {

@@ -40,9 +40,25 @@ std::string TransferHash(const std::string& previous, int64_t seq, const Transfe
       .Finish();
 }
 
+namespace {
+
+constexpr size_t kAccountsKept = 100'000;  // some 10 MB
+
+}  // namespace
+
+Journal::Journal(Database& db) : db_(db), memory_(db.Kept<JournalMemory>()) {
+  if (memory_ == nullptr) memory_ = &own_;
+  if (memory_->accounts.size() > kAccountsKept) *memory_ = {};
+}
+
+void Journal::Touch(Account& account) {
+  if (!account.changed) changed_.push_back(account.account_no);
+  account.changed = true;
+}
+
 Account& Journal::Open(int64_t party_no, const char* type, const std::string& currency) {
-  auto [known, is_new] = numbers_.try_emplace({party_no, type, currency}, 0);
-  if (!is_new) return accounts_[known->second];
+  auto [known, is_new] = memory_->numbers.try_emplace({party_no, type, currency}, 0);
+  if (!is_new) return memory_->accounts[known->second];
   Account account;
   for (int attempt = 0; attempt < 2; ++attempt) {
     Rows rows = db_.Query(
@@ -58,13 +74,13 @@ Account& Journal::Open(int64_t party_no, const char* type, const std::string& cu
     }
   }
   known->second = account.account_no;
-  return accounts_[account.account_no] = account;
+  return memory_->accounts[account.account_no] = account;
 }
 
 Account& Journal::At(int64_t account_no) {
-  auto found = accounts_.find(account_no);
-  GANTRY_CHECK(found != accounts_.end() || !db_.ok(), "an account is open before money moves");
-  return found != accounts_.end() ? found->second : accounts_[account_no];
+  auto found = memory_->accounts.find(account_no);
+  GANTRY_CHECK(found != memory_->accounts.end() || !db_.ok(), "an account is open before money moves");
+  return found != memory_->accounts.end() ? found->second : memory_->accounts[account_no];
 }
 
 int64_t Journal::Post(const Transfer& t, int64_t released_micro) {
@@ -91,22 +107,23 @@ int64_t Journal::Post(const Transfer& t, int64_t released_micro) {
     db_.Fail(absl::OutOfRangeError("an account cannot hold that much"));
   }
   debit.held_micro -= released_micro;
-  debit.changed = credit.changed = true;
+  Touch(debit);
+  Touch(credit);
   return seq;
 }
 
 void Journal::ChangeHeld(Account& account, int64_t delta_micro) {
   account.held_micro += delta_micro;
-  account.changed = true;
+  Touch(account);
 }
 
 void Journal::SetResidue(Account& account, int64_t residue_pico) {
   account.residue_pico = residue_pico;
-  account.changed = true;
+  Touch(account);
 }
 
 Journal::Lot* Journal::NextLot(int64_t account_no) {
-  Lot& lot = lots_[account_no];
+  Lot& lot = memory_->lots[account_no];
   if (lot.left_micro > 0) return &lot;
   if (lot.taken_micro > 0) {
     db_.Execute("UPDATE credit_lot SET left_micro = left_micro - ? WHERE lot_no = ?", lot.taken_micro, lot.lot_no);
@@ -126,25 +143,34 @@ void Journal::UseLots(const Account& account, int64_t micro) {
     Lot* lot = NextLot(account.account_no);
     if (lot == nullptr) return;
     const int64_t taken = std::min(micro, lot->left_micro);
+    if (lot->taken_micro == 0) used_.push_back(account.account_no);
     lot->left_micro -= taken;
     lot->taken_micro += taken;
     micro -= taken;
   }
 }
 
+void Journal::ForgetLot(const Account& account) {
+  Flush();
+  memory_->lots.erase(account.account_no);
+}
+
 void Journal::Flush() {
-  for (auto& [no, account] : accounts_) {
-    if (!account.changed) continue;
+  for (const int64_t no : changed_) {
+    Account& account = memory_->accounts[no];
     db_.Execute(
         "UPDATE account SET debit_micro = ?, credit_micro = ?, held_micro = ?, residue_pico = ? WHERE account_no = ?",
         account.debit_micro, account.credit_micro, account.held_micro, account.residue_pico, no);
     account.changed = false;
   }
-  for (auto& [account_no, lot] : lots_) {
+  changed_.clear();
+  for (const int64_t account_no : used_) {
+    Lot& lot = memory_->lots[account_no];
     if (lot.taken_micro == 0) continue;
     db_.Execute("UPDATE credit_lot SET left_micro = left_micro - ? WHERE lot_no = ?", lot.taken_micro, lot.lot_no);
     lot.taken_micro = 0;
   }
+  used_.clear();
 }
 
 Funds FundsOf(Journal& journal, const PartyRow& party) {

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/node_hash_map.h"
@@ -56,12 +57,24 @@ struct Transfer {
   int64_t booked_us = 0;
 };
 
+// Accounts and lots as a Journal has read them. Commands that keep things (Store::WriteKeeping) find them again.
+struct JournalMemory {
+  struct Lot {
+    int64_t lot_no = 0;
+    int64_t left_micro = 0;
+    int64_t taken_micro = 0;  // not written yet
+  };
+  absl::node_hash_map<int64_t, Account> accounts;
+  absl::flat_hash_map<std::tuple<int64_t, std::string, std::string>, int64_t> numbers;
+  absl::flat_hash_map<int64_t, Lot> lots;  // the one in use of each account
+};
+
 // Books of one command. Accounts and the use of lots are read once, changed in memory and written when it ends: a batch
 // of requests writes an account that all of them pay into once. Whoever reads these tables by SQL does so before it
 // begins or after it has ended. Errors stick to the database, as everywhere.
 class Journal {
  public:
-  explicit Journal(Database& db) : db_(db) {}
+  explicit Journal(Database& db);
   ~Journal() { Flush(); }
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
@@ -81,21 +94,22 @@ class Journal {
   // rest is on the credit limit.
   void UseLots(const Account& account, int64_t micro);
 
+  // Of an account that gets another lot, which may come before the one in use.
+  void ForgetLot(const Account& account);
+
   void Flush();
 
  private:
-  struct Lot {
-    int64_t lot_no = 0;
-    int64_t left_micro = 0;
-    int64_t taken_micro = 0;  // not written yet
-  };
+  using Lot = JournalMemory::Lot;
+  void Touch(Account& account);
   Account& At(int64_t account_no);
   Lot* NextLot(int64_t account_no);
 
   Database& db_;
-  absl::node_hash_map<int64_t, Account> accounts_;
-  absl::flat_hash_map<std::tuple<int64_t, std::string, std::string>, int64_t> numbers_;
-  absl::flat_hash_map<int64_t, Lot> lots_;  // the one in use of each account
+  JournalMemory own_;
+  JournalMemory* memory_;          // kept, or our own
+  std::vector<int64_t> changed_;   // accounts that are not written yet
+  std::vector<int64_t> used_;      // accounts whose lots are not
   bool tail_known_ = false;
   int64_t tail_seq_ = 0;  // of the last transfer
   std::string tail_hash_;

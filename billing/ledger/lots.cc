@@ -10,8 +10,7 @@ namespace gantry::billing {
 
 void AddLot(Journal& journal, const Account& account, int64_t balance_before_micro, const Credit& credit,
             int64_t transfer_seq, int64_t now_us) {
-  // A new lot may come before the one in use.
-  journal.Flush();
+  journal.ForgetLot(account);
   const int64_t debt = std::max<int64_t>(0, -balance_before_micro);
   journal.db().Execute(
       "INSERT INTO credit_lot (account_no, kind, priority, amount_micro, left_micro, granted_us, expires_us, "

@@ -20,7 +20,7 @@ class AppendReactor final : public grpc::ServerBidiReactor<Batch, v1::UsageAck> 
       this->Finish(grpc::Status::OK);
       return;
     }
-    context_->store->Write(
+    context_->store->WriteKeeping(
         [this](Database& db) {
           absl::StatusOr<AppendResult> result = Append(db, batch_, context_->clock());
           if (result.ok()) result_ = *std::move(result);

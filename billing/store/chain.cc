@@ -9,7 +9,9 @@ ChainHash& ChainHash::Add(absl::string_view bytes) {
 }
 
 ChainHash& ChainHash::Add(int64_t value) {
-  for (int shift = 0; shift < 64; shift += 8) fields_.push_back(static_cast<char>(value >> shift));
+  char bytes[8];
+  for (int i = 0; i < 8; ++i) bytes[i] = static_cast<char>(value >> (8 * i));
+  fields_.append(bytes, sizeof bytes);
   return *this;
 }
 

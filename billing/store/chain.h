@@ -15,15 +15,21 @@ namespace gantry::billing {
 class ChainHash {
  public:
   // `previous`: hash of the row before, empty for the first.
-  explicit ChainHash(absl::string_view previous) { Add(previous); }
+  explicit ChainHash(absl::string_view previous) {
+    fields_.reserve(512);  // of most rows
+    Add(previous);
+  }
   ChainHash& Add(absl::string_view bytes);
   ChainHash& Add(const std::string& bytes) { return Add(absl::string_view(bytes)); }
   ChainHash& Add(const char* bytes) { return Add(absl::string_view(bytes)); }
   ChainHash& Add(int64_t value);
-  ChainHash& Add(const Id16& id) { return Add(absl::string_view(id.ToBytes())); }
+  ChainHash& Add(const Id16& id) { return Add(AsView(id)); }
   std::string Finish() const;  // 32 bytes
 
  private:
+  static absl::string_view AsView(const Id16& id) {
+    return {reinterpret_cast<const char*>(id.bytes.data()), id.bytes.size()};
+  }
   std::string fields_;
 };
 

@@ -133,8 +133,8 @@ Rows::~Rows() {
     sqlite3_finalize(statement_);
     return;
   }
+  // Arguments stay bound: whoever uses the statement next binds all of them.
   sqlite3_reset(statement_);
-  sqlite3_clear_bindings(statement_);
   *busy_ = false;
 }
 
@@ -219,6 +219,8 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
   database->lock_fd_ = lock_fd;
   if (code != SQLITE_OK) return SqliteStatus(code, absl::StrCat(path, ": ", sqlite3_errmsg(handle)));
   sqlite3_extended_result_codes(handle, 1);
+  // Cursors, records and arguments of a statement are some hundred bytes each and come and go with it.
+  sqlite3_db_config(handle, SQLITE_DBCONFIG_LOOKASIDE, nullptr, 512, 512);
   sqlite3_busy_timeout(handle, kBusyMs);
   database->Script(
       "PRAGMA mmap_size = 0; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -4096; PRAGMA "
@@ -305,14 +307,16 @@ void Database::Bind(sqlite3_stmt* statement, int position, uint64_t value) {
   sqlite3_bind_int64(statement, position, static_cast<int64_t>(value));
 }
 void Database::Bind(sqlite3_stmt* statement, int position, const Id16& id) {
-  sqlite3_bind_blob(statement, position, id.bytes.data(), static_cast<int>(id.bytes.size()), SQLITE_TRANSIENT);
+  sqlite3_bind_blob(statement, position, id.bytes.data(), static_cast<int>(id.bytes.size()),
+                    borrows_ ? SQLITE_STATIC : SQLITE_TRANSIENT);
 }
 void Database::Bind(sqlite3_stmt* statement, int position, Blob blob) {
   sqlite3_bind_blob64(statement, position, blob.bytes.empty() ? "" : blob.bytes.data(), blob.bytes.size(),
-                      SQLITE_TRANSIENT);
+                      borrows_ ? SQLITE_STATIC : SQLITE_TRANSIENT);
 }
 void Database::Bind(sqlite3_stmt* statement, int position, absl::string_view text) {
-  sqlite3_bind_text64(statement, position, text.empty() ? "" : text.data(), text.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
+  sqlite3_bind_text64(statement, position, text.empty() ? "" : text.data(), text.size(),
+                      borrows_ ? SQLITE_STATIC : SQLITE_TRANSIENT, SQLITE_UTF8);
 }
 void Database::Bind(sqlite3_stmt* statement, int position, std::nullptr_t) {
   sqlite3_bind_null(statement, position);

@@ -16,7 +16,9 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <typeindex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -96,7 +98,9 @@ class Database {
   // Runs a statement that gives no rows. The number of rows changed.
   template <typename... Args>
   int64_t Execute(const char* sql, const Args&... args) {
+    borrows_ = true;  // arguments live until this returns: nothing of them is copied
     Rows rows = Query(sql, args...);
+    borrows_ = false;
     while (rows.Next()) {
     }
     return ok() ? Changes() : 0;
@@ -124,6 +128,23 @@ class Database {
   void ClearDeadline();
   // Any thread: the same at once.
   void Interrupt() { interrupted_ = true; }
+
+  // ---- what a command leaves to the next ----
+  // The T of this connection, made when there is none: rows that a command has read and the next one need not read
+  // again. Only for what commands that keep things change through their T alone; the store forgets everything after any
+  // other command, and after anything was undone. Null: the running command keeps nothing.
+  template <typename T>
+  T* Kept() {
+    if (!keeps_) return nullptr;
+    for (auto& [type, kept] : kept_) {
+      if (type == typeid(T)) return static_cast<T*>(kept.get());
+    }
+    kept_.emplace_back(typeid(T), std::make_shared<T>());
+    return static_cast<T*>(kept_.back().second.get());
+  }
+  // For the store: whether the command that runs next keeps things.
+  void SetKeeps(bool keeps) { keeps_ = keeps; }
+  void Forget() { kept_.clear(); }
 
   bool ok() const { return error_.ok(); }
   // As if a statement had failed with `error`: what found the books wrong in the middle of a command says so here.
@@ -171,6 +192,9 @@ class Database {
   sqlite3* handle_;
   int lock_fd_ = -1;
   std::unordered_map<const char*, Cached> statements_;  // by the address of the literal
+  bool borrows_ = false;
+  bool keeps_ = false;
+  std::vector<std::pair<std::type_index, std::shared_ptr<void>>> kept_;
   absl::Status error_;
   bool error_is_of_disk_ = false;
   int wal_frames_ = 0;

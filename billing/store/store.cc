@@ -192,15 +192,23 @@ Store::~Store() {
 // ---- the queues ----
 
 void Store::Write(Command command, Done done) {
+  Enqueue({std::move(command), std::move(done)});
+}
+
+void Store::WriteKeeping(Command command, Done done) {
+  Enqueue({std::move(command), std::move(done), /*keeps=*/true});
+}
+
+void Store::Enqueue(Job job) {
   {
     std::lock_guard lock(mutex_);
     if (!stopping_ && writes_.size() < options_.queue_limit) {
-      writes_.push_back({std::move(command), std::move(done)});
+      writes_.push_back(std::move(job));
       write_wake_.notify_one();
       return;
     }
   }
-  done(absl::ResourceExhaustedError("billing has too much to write; try again"));
+  job.done(absl::ResourceExhaustedError("billing has too much to write; try again"));
 }
 
 void Store::Read(Command query, Done done) {
@@ -359,12 +367,15 @@ void Store::Commit() {
 // Runs commands of taken_ and commits them. An error: nothing of the group counts; *disk: the files are to blame,
 // *unknown: and the disk may hold the group all the same.
 absl::Status Store::RunGroup(std::vector<absl::Status>* results, std::vector<Job>* group, bool* disk, bool* unknown) {
-  const auto until = SteadyClock::now() + options_.group_time;
+  const auto until =
+      SteadyClock::now() + std::clamp<SteadyClock::duration>(4 * last_sync_, options_.group_time,
+                                                             std::max(options_.group_time, options_.group_time_max));
   Database& db = *writer_;
   const auto undo = [&](absl::Status why) {
     // Those that were not tried yet share the fate of the group when the files are to blame, else they wait.
     if (db.InTransaction()) db.Script("ROLLBACK");
     db.TakeError().IgnoreError();
+    db.Forget();
     return why;
   };
   db.Script("BEGIN IMMEDIATE");
@@ -384,7 +395,9 @@ absl::Status Store::RunGroup(std::vector<absl::Status>* results, std::vector<Job
     group->push_back(std::move(taken_.front()));
     taken_.pop_front();
     db.Script("SAVEPOINT command");
+    db.SetKeeps(group->back().keeps);
     absl::Status status = group->back().run(db);
+    db.SetKeeps(false);
     absl::Status error = db.TakeError(disk);
     if (!error.ok()) {
       Log(LogLevel::kError, "a command failed in the database", {{"error", error.message()}});
@@ -396,6 +409,7 @@ absl::Status Store::RunGroup(std::vector<absl::Status>* results, std::vector<Job
       return undo(status.ok() ? absl::UnavailableError("the database rolled the transaction back") : status);
     }
     if (!status.ok()) db.Script("ROLLBACK TO command");
+    if (!status.ok() || !group->back().keeps) db.Forget();
     db.Script("RELEASE command");
     absl::Status released = db.TakeError(disk);
     if (!released.ok()) return undo(released);
@@ -417,7 +431,9 @@ absl::Status Store::RunGroup(std::vector<absl::Status>* results, std::vector<Job
     position_.sequence = sequence;
   }
   recorder.reset();
+  const auto commit_start = SteadyClock::now();
   db.Script("COMMIT");
+  last_sync_ = SteadyClock::now() - commit_start;
   absl::Status committed = db.TakeError(disk);
   if (committed.ok()) return absl::OkStatus();
   *disk = true;

@@ -1,8 +1,9 @@
 // Who writes and who reads.
 //
 // Commands change the books. They run one after the other on one thread, each in a savepoint of its own: an error
-// undoes that command alone. What is queued is committed together (one fsync for up to 512 commands or 5 ms of work),
-// and `done` is called after the commit is durable, so an OK is a promise. With a command log the group's row changes
+// undoes that command alone. What is queued is committed together, and `done` is called after the commit is durable, so
+// an OK is a promise. A group takes up to 512 commands or 5 ms of work; on a slow disk four times as much work as the
+// last commit took, at most 20 ms, so that most of the time goes into work. With a command log the group's row changes
 // are synced there before the commit.
 //
 // When the files cannot be written (full disk, I/O error, somebody else's lock) nothing of the group is acknowledged,
@@ -57,6 +58,7 @@ class Store {
     size_t queue_limit = 65'536;                            // commands and queries that may wait, each
     size_t group_commands = 512;                            // of one commit, at most
     std::chrono::microseconds group_time{5'000};            // a group takes no further command after it
+    std::chrono::microseconds group_time_max{20'000};       // the same, on a slow disk
     std::chrono::milliseconds read_limit{30'000};           // of a query
     int checkpoint_frames = 1'000;                          // four times as many while commands wait
     int wal_frames_max = 65'536;                            // 256 MiB: beyond, queries that hold it back are ended
@@ -82,7 +84,10 @@ class Store {
   // `done` runs on the writer's thread and must not block; RESOURCE_EXHAUSTED at once, from inside the call, when the
   // queue is full. UNAVAILABLE: the files cannot be written.
   void Write(Command command, Done done);
-  // The same, waiting for it. Not from `done` or a command.
+  // The same for a command that keeps what it reads for the next one (Database::Kept): it changes parties, keys, plans,
+  // months, accounts and lots through what it keeps, or not at all.
+  void WriteKeeping(Command command, Done done);
+  // Write, waiting for it. Not from `done` or a command.
   absl::Status WriteAndWait(Command command);
 
   // Runs in a read transaction of at most Options::read_limit, else DEADLINE_EXCEEDED; `done` on the reader's thread.
@@ -107,6 +112,7 @@ class Store {
   struct Job {
     Command run;
     Done done;
+    bool keeps = false;
   };
   struct CopyJob {
     std::string path;
@@ -121,6 +127,7 @@ class Store {
   explicit Store(Options options) : options_(std::move(options)) {}
   absl::Status OpenLog();
   absl::Status CatchUp(const std::string& directory);
+  void Enqueue(Job job);
   void WriterLoop();
   void ReaderLoop(Reader* reader);
   void Commit();
@@ -138,6 +145,7 @@ class Store {
   std::unique_ptr<Database> writer_;
   std::unique_ptr<CommandLog> log_;
   BooksPosition position_;
+  std::chrono::steady_clock::duration last_sync_{0};  // of a commit
   bool somebody_waits_ = false;  // after the group that was just committed
   int checkpointed_frames_ = 0;
   std::chrono::steady_clock::time_point next_restart_{};

@@ -50,10 +50,10 @@ void GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const Acc
     int64_t houses = 0;
     {
       Rows rows = book.db().Query(
-          "SELECT (SELECT coalesce(sum(amount_micro), 0) FROM transfer WHERE debit_account = ?1 AND credit_account = "
-          "?2 "
-          "AND source = ?3) - (SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t JOIN usage_event u "
-          "ON u.seq = t.source WHERE t.credit_account = ?1 AND t.debit_account = ?2 AND u.request_id = ?4)",
+          "SELECT (SELECT coalesce(sum(amount_micro), 0) FROM transfer WHERE kind > 3 AND source = ?3 "
+          "AND debit_account = ?1 AND credit_account = ?2) - "
+          "(SELECT coalesce(sum(t.amount_micro), 0) FROM usage_event u JOIN transfer t ON t.source = u.seq "
+          "WHERE u.request_id = ?4 AND t.kind > 3 AND t.credit_account = ?1 AND t.debit_account = ?2)",
           unheld.account_no, revenue.account_no, booking.paid_seq, booking.request_id);
       if (rows.Next()) houses = std::clamp<int64_t>(rows.Int(0), 0, micro);
     }

@@ -65,7 +65,7 @@ absl::Status ReverseLoss(UsageBook& book, const UsageEvent& loss, int64_t event_
     Rows rows = book.db().Query(
         "SELECT a.party_no, s.party_no, a.currency, t.amount_micro FROM transfer t JOIN account a "
         "ON a.account_no = t.debit_account JOIN account s ON s.account_no = t.credit_account "
-        "WHERE a.type = 'unbilled_loss' AND t.source = ?",
+        "WHERE a.type = 'unbilled_loss' AND t.source = ? AND t.kind > 3",
         loss.seq);
     if (!rows.Next()) return absl::OkStatus();
     house = rows.Int(0);

@@ -78,17 +78,12 @@ int64_t DeviceMicros(double ms) {
   return std::isfinite(ms) && ms > 0 ? static_cast<int64_t>(std::min(ms, 1e12) * 1000) : 0;
 }
 
-int64_t KeyNo(Database& db, const std::string& key_id) {
-  Rows rows = db.Query("SELECT key_no FROM api_key WHERE key_id = ?", Blob{key_id});
-  return rows.Next() ? rows.Int(0) : 0;
-}
-
 UsageEvent EventOf(UsageBook& book, const v1::UsageRecord& record, const PartyRow& tenant, const CreditRef& credit,
                    int64_t now_us) {
   UsageEvent event{.record_id = *Id16::FromBytes(record.record_id()),
                    .request_id = *Id16::FromBytes(record.request_id()),
                    .party_no = tenant.party_no,
-                   .key_no = KeyNo(book.db(), record.key_id()),
+                   .key_no = book.KeyNo(*Id16::FromBytes(record.key_id())),
                    .model_no = book.ModelNo(record.model()),
                    .outcome = record.outcome(),
                    .prompt_tokens = static_cast<int64_t>(record.prompt_tokens()),
@@ -137,7 +132,7 @@ absl::StatusOr<Verdict> AppendOne(UsageBook& book, const v1::UsageRecord& record
   if (!IsId(record.record_id())) return Rejected("record_id: expected 16 bytes");
   Verdict verdict = CheckUsage(record);
   if (verdict.kind == Verdict::kRejected) return verdict;
-  absl::StatusOr<PartyRow> tenant = PartyById(db, *Id16::FromBytes(record.party_id()));
+  absl::StatusOr<PartyRow> tenant = book.Party(*Id16::FromBytes(record.party_id()));
   if (!tenant.ok() || tenant->depth == 0) return Rejected("party_id: expected a tenant that is known");
   CreditRef credit = FindCredit(db, Id16::FromBytes(record.slice_id()).value_or(Id16{}),
                                 Id16::FromBytes(record.hold_id()).value_or(Id16{}));
@@ -176,15 +171,6 @@ absl::StatusOr<Verdict> AppendOne(UsageBook& book, const v1::UsageRecord& record
   return Verdict{};
 }
 
-int64_t WorkerNo(Database& db, const std::string& worker_id) {
-  {
-    Rows rows = db.Query("SELECT worker_no FROM worker WHERE worker_id = ?", Blob{worker_id});
-    if (rows.Next()) return rows.Int(0);
-  }
-  db.Execute("INSERT INTO worker (worker_id) VALUES (?)", Blob{worker_id});
-  return db.LastRowId();
-}
-
 absl::StatusOr<Verdict> AppendOne(UsageBook& book, int64_t worker_no, const v1::WitnessRecord& record, int64_t now_us,
                                   AppendResult* result) {
   Database& db = book.db();
@@ -208,7 +194,7 @@ absl::StatusOr<Verdict> AppendOne(UsageBook& book, int64_t worker_no, const v1::
                  .finish_reason = record.finish_reason(),
                  .model_no = book.ModelNo(record.model())};
   if (IsId(record.party_id())) {
-    absl::StatusOr<PartyRow> party = PartyById(db, *Id16::FromBytes(record.party_id()));
+    absl::StatusOr<PartyRow> party = book.Party(*Id16::FromBytes(record.party_id()));
     if (party.ok()) row.party_no = party->party_no;
   }
   std::vector<WitnessRow> witnesses = WitnessesOf(db, request);
@@ -267,7 +253,7 @@ absl::StatusOr<AppendResult> AppendWitness(Database& db, const v1::WitnessBatch&
   GANTRY_RETURN_IF_ERROR(CheckBatch(batch.records_size()));
   AppendResult result;
   UsageBook book(db);
-  const int64_t worker_no = WorkerNo(db, batch.worker_id());
+  const int64_t worker_no = book.WorkerNo(batch.worker_id());
   for (const v1::WitnessRecord& record : batch.records()) {
     GANTRY_ASSIGN_OR_RETURN(Verdict verdict, AppendOne(book, worker_no, record, now_us, &result));
     Note(db, 2, record, verdict, now_us, &result.ack);

@@ -36,7 +36,7 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
         "SELECT u.request_id, m.name, coalesce(k.public_id, ''), u.outcome, u.prompt_tokens, u.cached_tokens, "
         "u.output_tokens, u.reasoning_tokens, coalesce(r.amount_pico, 0), u.ended_us, coalesce(x.state, 'agreed'), "
         "u.seq "
-        "FROM usage_event u JOIN model m USING (model_no) LEFT JOIN api_key k USING (key_no) "
+        "FROM usage_of_party u JOIN model m USING (model_no) LEFT JOIN api_key k USING (key_no) "
         "LEFT JOIN rating r ON r.event_seq = u.seq AND r.level = 0 LEFT JOIN unmatched x USING (request_id) "
         "WHERE u.party_no = ? AND u.ended_us >= ? AND (u.ended_us, u.seq) < (?, ?) AND u.outcome <> ? "
         "ORDER BY u.ended_us DESC, u.seq DESC LIMIT ?",
@@ -64,7 +64,7 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
   }
   Rows rows = db.Query(
       "SELECT m.name, sum(u.requests), sum(u.prompt_tokens), sum(u.cached_tokens), sum(u.output_tokens), "
-      "sum(coalesce(r.amount_pico, 0)) FROM usage_event u JOIN model m USING (model_no) "
+      "sum(coalesce(r.amount_pico, 0)) FROM usage_of_party u JOIN model m USING (model_no) "
       "LEFT JOIN rating r ON r.event_seq = u.seq AND r.level = 0 "
       "WHERE u.party_no = ? AND u.ended_us >= ? AND u.ended_us < ? AND u.outcome <> ? GROUP BY m.name ORDER BY m.name",
       party.party_no, request.from_us(), to, kUnbilled);
