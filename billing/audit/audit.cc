@@ -26,6 +26,7 @@ v1::AuditReport Audit(Database& db) {
   CheckPlans(db, &report);
   CheckChains(db, &report);
   CheckInvoices(db, &report);
+  CheckInvoiceBooks(db, &report);
   CheckWitnesses(db, &report);
   report.set_open_items(static_cast<uint64_t>(CountMatches(db).waiting + CountFenced(db)));
   return report;

@@ -27,4 +27,7 @@ void CheckChains(Database& db, v1::AuditReport* report);
 void CheckInvoices(Database& db, v1::AuditReport* report);
 void CheckWitnesses(Database& db, v1::AuditReport* report);
 
+// invoices.cc: what invoices say of themselves, of the ledger and of what was paid.
+void CheckInvoiceBooks(Database& db, v1::AuditReport* report);
+
 }  // namespace gantry::billing

@@ -227,7 +227,8 @@ absl::StatusOr<v1::Balance> GetBalance(Database& db, const std::string& party_na
   balance.set_currency(party.currency);
   if (as_of_us > 0) {
     Rows rows = db.Query(
-        "SELECT (SELECT coalesce(sum(amount_micro), 0) FROM transfer_of_account WHERE credit_account = ?1 AND booked_us <= ?2) - "
+        "SELECT (SELECT coalesce(sum(amount_micro), 0) FROM transfer_of_account WHERE credit_account = ?1 AND "
+        "booked_us <= ?2) - "
         "(SELECT coalesce(sum(amount_micro), 0) FROM transfer_of_account WHERE debit_account = ?1 AND booked_us <= ?2)",
         funds.account_no, as_of_us);
     if (rows.Next()) funds.posted_micro = rows.Int(0);

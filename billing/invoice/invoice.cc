@@ -1,186 +1,307 @@
 #include "billing/invoice/invoice.h"
 
 #include <algorithm>
-#include <array>
-#include <memory>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
+#include "billing/catalog/parties.h"
 #include "billing/catalog/periods.h"
-#include "billing/catalog/plans.h"
+#include "billing/invoice/arithmetic.h"
+#include "billing/invoice/dates.h"
+#include "billing/invoice/postings.h"
+#include "billing/invoice/receivables.h"
+#include "billing/invoice/series.h"
 #include "billing/parties/party_tree.h"
-#include "billing/rating/rating.h"
 #include "billing/store/chain.h"
-#include "billing/store/lineage.h"
-#include "billing/usage/rollup.h"
 #include "engine/base/status_macros.h"
 
 namespace gantry::billing {
 namespace {
 
-struct Totals {
-  __int128 pico = 0;
-  int64_t net_minor = 0;
-  int64_t requests = 0;
-};
+constexpr size_t kReasonBytesMax = 500;
 
-absl::Status AddLine(v1::Invoice* invoice, v1::InvoiceLine line, __int128 amount_pico, Totals* totals) {
-  if (amount_pico > INT64_MAX || amount_pico < -INT64_MAX) {
-    return absl::OutOfRangeError("an invoice line is larger than 9.2 million units");
+// Columns as ReadFinal reads them.
+#define FINAL_INVOICE                                                                                                \
+  "SELECT i.invoice_no, i.party_no, i.period, i.booked, r.voided, r.gross_minor, r.credited_minor, "                 \
+  "r.allocated_minor, coalesce(v.voided_us, 0), coalesce(v.reason, ''), i.content FROM invoice i JOIN receivable r " \
+  "USING (invoice_no) LEFT JOIN invoice_void v USING (invoice_no) "
+
+absl::StatusOr<FinalInvoice> ReadFinal(const Rows& rows) {
+  FinalInvoice row{.invoice_no = rows.Int(0),
+                   .party_no = rows.Int(1),
+                   .period = rows.Int(2),
+                   .booked = rows.Int(3) == 1,
+                   .voided = rows.Int(4) == 1,
+                   .gross_minor = rows.Int(5),
+                   .credited_minor = rows.Int(6),
+                   .allocated_minor = rows.Int(7),
+                   .voided_us = rows.Int(8)};
+  if (!row.content.ParseFromString(rows.Text(10))) return absl::DataLossError("a final invoice cannot be read");
+  if (row.voided) row.content.set_reason(rows.Text(9));
+  return row;
+}
+
+// The one in force for a period.
+absl::StatusOr<bool> FinalOfPeriod(Database& db, const PartyRow& party, int64_t period, v1::Invoice* invoice) {
+  FinalInvoice found;
+  {
+    Rows rows =
+        db.Query(FINAL_INVOICE "WHERE r.party_no = ? AND r.period = ? AND r.voided = 0", party.party_no, period);
+    if (!rows.Next()) return false;
+    GANTRY_ASSIGN_OR_RETURN(found, ReadFinal(rows));
   }
-  line.set_amount_pico(static_cast<int64_t>(amount_pico));
-  line.set_net_minor(RoundToMinor(amount_pico, static_cast<int>(invoice->minor_digits())));
-  totals->pico += amount_pico;
-  totals->net_minor += line.net_minor();
-  *invoice->add_lines() = std::move(line);
+  *invoice = WithStanding(found);
+  return true;
+}
+
+absl::Status CheckFinalizable(Database& db, const PartyRow& party, const Period& period, int64_t now_us) {
+  GANTRY_RETURN_IF_ERROR(CheckClock(db, now_us));
+  Rows rows = db.Query(
+      "SELECT count(*) FROM unmatched m JOIN usage_event u USING (request_id) JOIN rating r ON r.event_seq = u.seq "
+      "WHERE m.state = 'waiting' AND r.buyer_no = ? AND r.period = ?",
+      party.party_no, period.period);
+  if (rows.Next() && rows.Int(0) > 0) {
+    return absl::FailedPreconditionError(absl::StrCat(rows.Int(0), " requests of the period wait for a witness"));
+  }
   return absl::OkStatus();
 }
 
-// The lines of one version, then what of them is free.
-absl::Status AddVersion(Database& db, const std::vector<RollupRow>& rows, v1::Invoice* invoice, Totals* totals) {
-  GANTRY_ASSIGN_OR_RETURN(std::shared_ptr<const PlanTerms> terms, TermsOf(db, rows[0].plan_version_id));
-  __int128 gross = 0;
-  for (const RollupRow& row : rows) {
-    const PriceLine& line = terms->lines[static_cast<size_t>(row.line)];
-    gross += row.amount_pico;
-    if (line.token_class == TokenClass::kRequest) {
-      totals->requests += row.quantity;
-      // Nobody sells requests for nothing: a line of them says something only when they have a price.
-      if (row.amount_pico == 0) continue;
+int64_t NextInvoiceNo(Database& db) {
+  Rows rows = db.Query("SELECT coalesce(max(invoice_no), 0) + 1 FROM invoice");
+  return rows.Next() ? rows.Int(0) : 0;
+}
+
+void InsertInvoice(Database& db, int64_t invoice_no, const PartyRow& party, int64_t period,
+                   const DocumentNumber& number, const v1::Invoice& invoice, const InvoiceAmounts& amounts) {
+  const std::string content = invoice.SerializeAsString();
+  db.Execute(
+      "INSERT INTO invoice (invoice_no, party_no, seller_no, period, series, number, name, content, hash, issued_us, "
+      "booked, usage_micro, usage_residue_pico, unheld_micro, commitment_micro, promotion_micro, carried_micro, "
+      "rounding_micro, net_minor, tax_minor) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      invoice_no, party.party_no, party.parent_no, period, number.series, number.number, number.name, Blob{content},
+      Blob{Sha256(content)}, invoice.issued_us(), amounts.usage_micro, amounts.usage_residue_pico, amounts.unheld_micro,
+      amounts.commitment_micro, amounts.promotion_micro, amounts.carried_micro, amounts.rounding_micro,
+      invoice.net_minor(), invoice.tax_minor());
+}
+
+// What was posted for an invoice when it became final.
+InvoiceAmounts PostedFor(Database& db, int64_t invoice_no) {
+  Rows rows = db.Query(
+      "SELECT i.commitment_micro, i.rounding_micro, i.tax_minor, i.carried_micro, p.currency FROM invoice i "
+      "JOIN party p USING (party_no) WHERE i.invoice_no = ?",
+      invoice_no);
+  if (!rows.Next()) return {};
+  return {.commitment_micro = rows.Int(0),
+          .carried_micro = rows.Int(3),
+          .rounding_micro = rows.Int(1),
+          .tax_micro = rows.Int(2) * MicroPerMinor(static_cast<uint32_t>(MinorDigits(rows.Text(4))))};
+}
+
+absl::Status CheckVoidable(Database& db, const FinalInvoice& row, const InvoiceAmounts& posted) {
+  const std::string& number = row.content.number();
+  if (row.voided) return absl::FailedPreconditionError(absl::StrCat("invoice ", number, " is void already"));
+  if (!row.booked) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("invoice ", number, " is of a version that did not book invoices; correct its usage instead"));
+  }
+  if (row.allocated_minor > 0) {
+    return absl::FailedPreconditionError(absl::StrCat("payments are allocated to invoice ", number,
+                                                      ": release them first (`gantry payment release --invoice ",
+                                                      number, "`), or make a credit note"));
+  }
+  {
+    Rows rows = db.Query("SELECT count(*) FROM credit_note WHERE invoice_no = ?", row.invoice_no);
+    if (rows.Next() && rows.Int(0) > 0) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("invoice ", number, " has credit notes; take the rest back with another one"));
     }
-    v1::InvoiceLine added;
-    added.set_kind("usage");
-    added.set_model(row.model);
-    added.set_token_class(ProtoOf(line.token_class));
-    added.set_plan_version_id(row.plan_version_id.ToBytes());
-    added.set_quantity(row.quantity);
-    const v1::PriceLine priced = ToProto(line);
-    added.set_price_micro_per_m(priced.price_micro_per_m());
-    added.set_mode(priced.mode());
-    added.set_context_from(priced.context_from());
-    added.set_context_to(priced.context_to());
-    GANTRY_RETURN_IF_ERROR(AddLine(invoice, std::move(added), row.amount_pico, totals));
   }
-  const __int128 allowed = static_cast<__int128>(terms->allowance_micro) * 1'000'000;
-  const __int128 free = std::min(gross, allowed);
-  if (free <= 0) return absl::OkStatus();
-  v1::InvoiceLine line;
-  line.set_kind("allowance");
-  line.set_plan_version_id(rows[0].plan_version_id.ToBytes());
-  line.set_quantity(1);
-  return AddLine(invoice, std::move(line), -free, totals);
-}
-
-absl::StatusOr<v1::Invoice> Draft(Database& db, const PartyRow& party, const std::string& label) {
-  GANTRY_ASSIGN_OR_RETURN(const Period period, PeriodNamed(db, party, label));
-  if (party.depth == 0) return absl::InvalidArgumentError("the house buys from nobody");
-  GANTRY_ASSIGN_OR_RETURN(const PartyRow seller, PartyByNo(db, party.parent_no));
-  v1::Invoice invoice;
-  invoice.set_state("draft");
-  invoice.set_party_name(party.name);
-  invoice.set_legal_name(party.legal_name);
-  invoice.set_seller(seller.legal_name.empty() ? seller.name : seller.legal_name);
-  invoice.set_period(label);
-  invoice.set_period_from_us(period.from_us);
-  invoice.set_period_to_us(period.to_us);
-  invoice.set_time_zone(party.time_zone);
-  invoice.set_currency(party.currency);
-  invoice.set_minor_digits(static_cast<uint32_t>(MinorDigits(party.currency)));
-  Totals totals;
-  const std::vector<RollupRow> rows = RollupOf(db, party.party_no, period.period);
-  for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
-    while (end < rows.size() && rows[end].plan_version_id == rows[begin].plan_version_id) ++end;
-    const auto first = rows.begin() + static_cast<std::ptrdiff_t>(begin);
-    GANTRY_RETURN_IF_ERROR(
-        AddVersion(db, {first, first + static_cast<std::ptrdiff_t>(end - begin)}, &invoice, &totals));
+  Rows rows = db.Query(
+      "SELECT coalesce(-sum(carried_micro), 0) FROM invoice i WHERE party_no = ? AND NOT EXISTS (SELECT 1 FROM "
+      "invoice_void v WHERE v.invoice_no = i.invoice_no)",
+      row.party_no);
+  if (rows.Next() && rows.Int(0) + posted.carried_micro < 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a later invoice took what ", number, " carried over; void that one first, or correct usage"));
   }
-  const absl::StatusOr<std::shared_ptr<const PlanTerms>> terms = TermsAt(db, party.party_no, period.to_us - 1);
-  const __int128 committed = terms.ok() ? static_cast<__int128>((*terms)->commitment_micro) * 1'000'000 : 0;
-  if (committed > totals.pico) {
-    v1::InvoiceLine line;
-    line.set_kind("commitment");
-    line.set_plan_version_id((*terms)->version_id.ToBytes());
-    line.set_quantity(1);
-    GANTRY_RETURN_IF_ERROR(AddLine(&invoice, std::move(line), committed - totals.pico, &totals));
-  }
-  if (totals.pico > INT64_MAX || totals.pico < -INT64_MAX) return absl::OutOfRangeError("the invoice is too large");
-  invoice.set_net_minor(totals.net_minor);
-  invoice.set_total_minor(totals.net_minor);
-  invoice.set_amount_pico(static_cast<int64_t>(totals.pico));
-  invoice.set_requests(static_cast<uint64_t>(std::max<int64_t>(totals.requests, 0)));
-  return invoice;
-}
-
-absl::StatusOr<bool> ReadFinal(Database& db, const PartyRow& party, int64_t period, v1::Invoice* invoice) {
-  Rows rows = db.Query("SELECT content FROM invoice WHERE party_no = ? AND period = ?", party.party_no, period);
-  if (!rows.Next()) return false;
-  if (!invoice->ParseFromString(rows.Text(0))) return absl::DataLossError("a final invoice cannot be read");
-  return true;
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-int MinorDigits(const std::string& currency) {
-  static constexpr std::array kNone = {"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG",
-                                       "RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"};
-  static constexpr std::array kThree = {"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"};
-  const auto among = [&](const auto& list) { return std::find(list.begin(), list.end(), currency) != list.end(); };
-  return among(kNone) ? 0 : among(kThree) ? 3 : 2;
+absl::Status CheckReason(const std::string& reason) {
+  const bool one_line = std::none_of(reason.begin(), reason.end(), absl::ascii_iscntrl);
+  if (!reason.empty() && reason.size() <= kReasonBytesMax && one_line) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("reason: expected 1..", kReasonBytesMax,
+                                                 " bytes on one line: it is printed, and stands in the audit log"));
+}
+
+absl::Status CheckClock(Database& db, int64_t now_us) {
+  Rows rows = db.Query("SELECT booked_us FROM transfer ORDER BY seq DESC LIMIT 1");
+  if (rows.Next() && rows.Int(0) > now_us) {
+    return absl::FailedPreconditionError("billing's clock is behind its last transfer; set the clock first");
+  }
+  return absl::OkStatus();
+}
+
+v1::Invoice WithStanding(const FinalInvoice& row) {
+  v1::Invoice invoice = row.content;
+  if (row.voided) invoice.set_state("void");
+  invoice.set_voided_us(row.voided_us);
+  invoice.set_credited_minor(row.credited_minor);
+  invoice.set_allocated_minor(row.allocated_minor);
+  invoice.set_open_minor(row.voided ? 0 : row.gross_minor - row.credited_minor - row.allocated_minor);
+  return invoice;
+}
+
+absl::StatusOr<FinalInvoice> FindFinal(Database& db, const std::string& number) {
+  Rows rows = db.Query(FINAL_INVOICE "WHERE i.name = ?", number);
+  if (!rows.Next()) return absl::NotFoundError(absl::StrCat("no invoice has the number `", number, "`"));
+  return ReadFinal(rows);
 }
 
 absl::StatusOr<v1::Invoice> GetInvoice(Database& db, const v1::GetInvoiceRequest& request) {
   GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, request.party_name()));
-  GANTRY_ASSIGN_OR_RETURN(const int64_t period, ParsePeriod(request.period()));
+  GANTRY_ASSIGN_OR_RETURN(const Period period, PeriodNamed(db, party, request.period()));
   v1::Invoice invoice;
-  GANTRY_ASSIGN_OR_RETURN(bool is_final, ReadFinal(db, party, period, &invoice));
+  GANTRY_ASSIGN_OR_RETURN(const bool is_final, FinalOfPeriod(db, party, period.period, &invoice));
   if (is_final) return invoice;
-  return Draft(db, party, request.period());
+  GANTRY_ASSIGN_OR_RETURN(Draft draft, MakeDraft(db, party, period));
+  return std::move(draft.invoice);
 }
 
 absl::StatusOr<v1::Invoice> FinalizeInvoice(Database& db, const v1::FinalizeInvoiceRequest& request, int64_t now_us) {
-  GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, request.party_name()));
-  GANTRY_ASSIGN_OR_RETURN(const int64_t number_of_period, ParsePeriod(request.period()));
-  v1::Invoice invoice;
-  GANTRY_ASSIGN_OR_RETURN(bool is_final, ReadFinal(db, party, number_of_period, &invoice));
-  if (is_final) return invoice;
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByName(db, request.party_name()));
   GANTRY_ASSIGN_OR_RETURN(const Period named, PeriodNamed(db, party, request.period()));
+  v1::Invoice invoice;
+  GANTRY_ASSIGN_OR_RETURN(const bool is_final, FinalOfPeriod(db, party, named.period, &invoice));
+  if (is_final) return invoice;
   if (now_us < named.to_us) {
     return absl::FailedPreconditionError(absl::StrCat("period ", request.period(), " is not over"));
   }
   // Stored from now on, whether or not there was any usage.
   GANTRY_ASSIGN_OR_RETURN(const Period period, PeriodAt(db, party, named.from_us));
-  {
-    Rows rows = db.Query("SELECT max(booked_us) FROM transfer");
-    if (rows.Next() && rows.Int(0) > now_us) {
-      return absl::FailedPreconditionError("billing's clock is behind its last transfer; set the clock first");
-    }
+  GANTRY_RETURN_IF_ERROR(CheckFinalizable(db, party, period, now_us));
+  GANTRY_ASSIGN_OR_RETURN(Draft draft, MakeDraft(db, party, period));
+  for (const v1::TaxGroup& group : draft.invoice.taxes()) {
+    GANTRY_RETURN_IF_ERROR(CheckTaxParties(group.category(), draft.invoice.seller_details().vat_id(),
+                                           draft.invoice.buyer_details().vat_id()));
   }
-  {
-    Rows rows = db.Query(
-        "SELECT count(*) FROM unmatched m JOIN usage_event u USING (request_id) JOIN rating r ON r.event_seq = u.seq "
-        "WHERE m.state = 'waiting' AND r.buyer_no = ? AND r.period = ?",
-        party.party_no, period.period);
-    if (rows.Next() && rows.Int(0) > 0) {
-      return absl::FailedPreconditionError(absl::StrCat(rows.Int(0), " requests of the period wait for a witness"));
-    }
-  }
-  GANTRY_ASSIGN_OR_RETURN(invoice, Draft(db, party, request.period()));
-  const std::string series = absl::StrCat("G", request.period().substr(0, 4), SeriesMark(db));
-  int64_t number = 1;
-  {
-    Rows rows = db.Query("SELECT coalesce(max(number), 0) + 1 FROM invoice WHERE series = ?", series);
-    if (rows.Next()) number = rows.Int(0);
-  }
+  GANTRY_ASSIGN_OR_RETURN(const DocumentNumber number,
+                          NextNumber(db, draft.seller, SeriesKind::kInvoices, period.period / 100));
+  const int64_t invoice_no = NextInvoiceNo(db);
+  PostInvoice(db, party, draft.amounts, {.source = invoice_no, .reference = number.name, .now_us = now_us});
+
+  invoice = std::move(draft.invoice);
+  const int64_t gross_minor = invoice.total_minor();
+  const std::vector<Share> shares = PlanShares(db, party, {.wanted_minor = gross_minor, .new_open_minor = gross_minor});
+  int64_t paid_minor = 0;
+  for (const Share& share : shares) paid_minor += share.amount_minor;
+  const int64_t issued_day = DayAt(now_us, draft.seller.time_zone);
+  const int64_t due_day = issued_day + draft.seller_profile.terms_days();
   invoice.set_state("final");
-  invoice.set_number(absl::StrFormat("%s-%06d", series, number));
-  const std::string content = invoice.SerializeAsString();
-  db.Execute(
-      "INSERT INTO invoice (party_no, period, series, number, content, hash, issued_us) VALUES (?, ?, ?, ?, ?, ?, ?)",
-      party.party_no, period.period, series, number, Blob{content}, Blob{Sha256(content)}, now_us);
+  invoice.set_number(number.name);
+  invoice.set_issued_us(now_us);
+  invoice.set_issued_on(FormatDay(issued_day));
+  invoice.set_due_on(FormatDay(due_day));
+  invoice.set_paid_minor(paid_minor);
+  GANTRY_ASSIGN_OR_RETURN(const int64_t due_minor, AmountDue(gross_minor, paid_minor));
+  invoice.set_due_minor(due_minor);
+  InsertInvoice(db, invoice_no, party, period.period, number, invoice, draft.amounts);
+  OpenReceivable(db, party, invoice_no, period.period, gross_minor, due_day);
+  Allocate(db, party, invoice_no, shares, now_us);
   db.Execute("UPDATE billing_period SET closed = 1 WHERE party_no = ? AND period = ?", party.party_no, period.period);
-  return invoice;
+  GANTRY_ASSIGN_OR_RETURN(const FinalInvoice row, FindFinal(db, number.name));
+  return WithStanding(row);
+}
+
+absl::StatusOr<v1::Invoice> GetDocument(Database& db, const std::string& number) {
+  {
+    Rows rows = db.Query("SELECT content FROM credit_note WHERE name = ?", number);
+    v1::Invoice note;
+    if (rows.Next()) {
+      if (!note.ParseFromString(rows.Text(0))) return absl::DataLossError("a credit note cannot be read");
+      return note;
+    }
+  }
+  absl::StatusOr<FinalInvoice> row = FindFinal(db, number);
+  if (absl::IsNotFound(row.status())) {
+    return absl::NotFoundError(absl::StrCat("no invoice or credit note has the number `", number, "`"));
+  }
+  if (!row.ok()) return row.status();
+  return WithStanding(*row);
+}
+
+absl::StatusOr<v1::ListInvoicesResponse> ListInvoices(Database& db, const v1::ListInvoicesRequest& request,
+                                                      int64_t now_us) {
+  GANTRY_ASSIGN_OR_RETURN(const int64_t size, PageSize(request.page_size()));
+  int64_t buyer = 0, seller = 0, after = 0;
+  if (!request.party_name().empty()) {
+    GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByName(db, request.party_name()));
+    buyer = party.party_no;
+  }
+  if (!request.seller_name().empty()) {
+    GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByName(db, request.seller_name()));
+    seller = party.party_no;
+  }
+  if (!request.page_token().empty() && !absl::SimpleAtoi(request.page_token(), &after)) {
+    return absl::InvalidArgumentError("page_token: expected one of an earlier answer");
+  }
+  const bool open_only = request.open_only() || request.overdue_only();
+  v1::ListInvoicesResponse response;
+  Rows rows = db.Query(
+      "SELECT i.invoice_no, i.name, r.voided, b.name, s.name, r.period, b.currency, r.gross_minor, r.credited_minor, "
+      "r.allocated_minor, i.issued_us, r.due_day, s.time_zone, r.open FROM receivable r JOIN invoice i USING "
+      "(invoice_no) "
+      "JOIN party b ON b.party_no = i.party_no JOIN party s ON s.party_no = i.seller_no "
+      "WHERE r.invoice_no > ?1 AND (?2 = 0 OR r.party_no = ?2) AND (?3 = 0 OR i.seller_no = ?3) "
+      "AND (?4 = 0 OR r.open = 1) ORDER BY r.invoice_no",
+      after, buyer, seller, open_only ? 1 : 0);
+  int64_t last = 0;
+  while (rows.Next()) {
+    const int64_t late = rows.Int(13) == 1 ? DayAt(now_us, rows.Text(12)) - rows.Int(11) : 0;
+    if (request.overdue_only() && late <= 0) continue;
+    if (response.invoices_size() == size) {
+      response.set_next_page_token(absl::StrCat(last));
+      break;
+    }
+    last = rows.Int(0);
+    v1::InvoiceSummary* invoice = response.add_invoices();
+    invoice->set_number(rows.Text(1));
+    invoice->set_state(rows.Int(2) == 1 ? "void" : "final");
+    invoice->set_party_name(rows.Text(3));
+    invoice->set_seller_name(rows.Text(4));
+    invoice->set_period(FormatPeriod(rows.Int(5)));
+    invoice->set_currency(rows.Text(6));
+    invoice->set_minor_digits(static_cast<uint32_t>(MinorDigits(rows.Text(6))));
+    invoice->set_total_minor(rows.Int(7));
+    invoice->set_credited_minor(rows.Int(8));
+    invoice->set_allocated_minor(rows.Int(9));
+    invoice->set_open_minor(rows.Int(2) == 1 ? 0 : rows.Int(7) - rows.Int(8) - rows.Int(9));
+    invoice->set_issued_on(FormatDay(DayAt(rows.Int(10), rows.Text(12))));
+    invoice->set_due_on(FormatDay(rows.Int(11)));
+    invoice->set_days_overdue(static_cast<int32_t>(std::clamp<int64_t>(late, 0, 1'000'000)));
+  }
+  return response;
+}
+
+absl::StatusOr<v1::Invoice> VoidInvoice(Database& db, const v1::VoidInvoiceRequest& request, int64_t now_us) {
+  GANTRY_RETURN_IF_ERROR(CheckReason(request.reason()));
+  GANTRY_ASSIGN_OR_RETURN(FinalInvoice row, FindFinal(db, request.number()));
+  const InvoiceAmounts posted = PostedFor(db, row.invoice_no);
+  GANTRY_RETURN_IF_ERROR(CheckVoidable(db, row, posted));
+  GANTRY_RETURN_IF_ERROR(CheckClock(db, now_us));
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByNo(db, row.party_no));
+  PostVoid(db, party, posted, {.source = row.invoice_no, .reference = row.content.number(), .now_us = now_us});
+  db.Execute("INSERT INTO invoice_void (invoice_no, reason, voided_us) VALUES (?, ?, ?)", row.invoice_no,
+             request.reason(), now_us);
+  CloseVoid(db, row.invoice_no);
+  db.Execute("UPDATE billing_period SET closed = 0 WHERE party_no = ? AND period = ?", row.party_no, row.period);
+  GANTRY_ASSIGN_OR_RETURN(row, FindFinal(db, request.number()));
+  return WithStanding(row);
 }
 
 }  // namespace gantry::billing

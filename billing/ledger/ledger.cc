@@ -23,6 +23,16 @@ const char* TransferKindName(TransferKind kind) {
       return "usage_returned";
     case TransferKind::kExpiry:
       return "expiry";
+    case TransferKind::kCommitment:
+      return "commitment";
+    case TransferKind::kRounding:
+      return "rounding";
+    case TransferKind::kTax:
+      return "tax";
+    case TransferKind::kCreditNote:
+      return "credit_note";
+    case TransferKind::kVoid:
+      return "void";
   }
   return "unknown";
 }

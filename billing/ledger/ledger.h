@@ -6,6 +6,8 @@
 //   revenue        of a seller: what was used (credit-normal)
 //   promotion      of a seller: credit it gave away (debit-normal)
 //   breakage       of a seller: credit that expired unused (credit-normal)
+//   tax            of a seller: what it owes the tax office of final invoices (credit-normal)
+//   rounding       of a seller: what invoices came to beyond exact usage when their lines were rounded (either way)
 //   late_unheld    of the house: usage that came after its money had been given back (R9); a cost, never an overdraft
 //   unbilled_loss  of the house: what a worker generated and no gateway reported in time (R10)
 //
@@ -33,6 +35,11 @@ enum class TransferKind {
   kUnbilled = 5,       // unbilled_loss -> revenue
   kUsageReturned = 6,  // revenue -> customer, or -> late_unheld, unbilled_loss: what was booked there is taken back
   kExpiry = 7,         // customer -> breakage
+  kCommitment = 8,     // customer -> revenue: what usage lacked of the minimum
+  kRounding = 9,       // customer -> rounding, or back
+  kTax = 10,           // customer -> tax
+  kCreditNote = 11,    // revenue, tax -> customer
+  kVoid = 12,          // the postings of an invoice (8, 9, 10) the other way
 };
 const char* TransferKindName(TransferKind kind);  // "top_up", …
 
@@ -52,7 +59,7 @@ struct Transfer {
   int64_t credit_account = 0;
   int64_t amount_micro = 0;  // > 0
   TransferKind kind = TransferKind::kTopUp;
-  int64_t source = 0;  // usage: seq of its event; expiry: its lot
+  int64_t source = 0;  // usage: seq of its event; expiry: its lot; invoices and credit notes: their row
   std::string reference;
   int64_t booked_us = 0;
 };
@@ -107,9 +114,9 @@ class Journal {
 
   Database& db_;
   JournalMemory own_;
-  JournalMemory* memory_;          // kept, or our own
-  std::vector<int64_t> changed_;   // accounts that are not written yet
-  std::vector<int64_t> used_;      // accounts whose lots are not
+  JournalMemory* memory_;         // kept, or our own
+  std::vector<int64_t> changed_;  // accounts that are not written yet
+  std::vector<int64_t> used_;     // accounts whose lots are not
   bool tail_known_ = false;
   int64_t tail_seq_ = 0;  // of the last transfer
   std::string tail_hash_;

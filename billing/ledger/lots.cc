@@ -38,6 +38,54 @@ absl::Status PostCredit(Database& db, const PartyRow& party, const Credit& credi
   return absl::OkStatus();
 }
 
+int64_t UseLotsOfKind(Journal& journal, const Account& account, LotKind kind, int64_t micro) {
+  // The lot that the journal has in use may be one of them.
+  journal.ForgetLot(account);
+  struct Lot {
+    int64_t lot_no, left;
+  };
+  std::vector<Lot> lots;
+  {
+    int64_t found = 0;
+    Rows rows = journal.db().Query(
+        "SELECT lot_no, left_micro FROM credit_lot WHERE account_no = ? AND kind = ? AND left_micro > 0 "
+        "ORDER BY priority, expires_us, lot_no",
+        account.account_no, static_cast<int64_t>(kind));
+    while (found < micro && rows.Next()) {
+      lots.push_back({rows.Int(0), std::min(rows.Int(1), micro - found)});
+      found += lots.back().left;
+    }
+  }
+  int64_t taken = 0;
+  for (const Lot& lot : lots) {
+    journal.db().Execute("UPDATE credit_lot SET left_micro = left_micro - ? WHERE lot_no = ?", lot.left, lot.lot_no);
+    taken += lot.left;
+  }
+  return taken;
+}
+
+LotUse LotUseOf(Database& db, int64_t account_no, LotKind kind, int64_t granted_before_us) {
+  LotUse use;
+  {
+    Rows rows = db.Query(
+        "SELECT coalesce(sum(amount_micro - left_micro), 0), coalesce(max(expires_us < 9223372036854775807), 0) "
+        "FROM credit_lot WHERE account_no = ? AND kind = ? AND granted_us < ?",
+        account_no, static_cast<int64_t>(kind), granted_before_us);
+    if (rows.Next()) use.used_micro = rows.Int(0);
+    if (!db.ok() || rows.Int(1) == 0) return use;
+  }
+  // All of a seller's breakage is far less than all of a customer's debits.
+  Rows rows = db.Query(
+      "SELECT coalesce(sum(t.amount_micro), 0) FROM account c JOIN party p USING (party_no) "
+      "JOIN account b ON b.party_no = p.parent_no AND b.type = 'breakage' AND b.currency = c.currency "
+      "JOIN transfer t ON t.credit_account = b.account_no JOIN credit_lot l ON l.lot_no = t.source "
+      "WHERE c.account_no = ?1 AND t.kind = 7 AND t.debit_account = ?1 AND l.kind = ?2 AND l.granted_us < ?3",
+      account_no, static_cast<int64_t>(kind), granted_before_us);
+  if (rows.Next()) use.expired_micro = rows.Int(0);
+  use.used_micro -= use.expired_micro;
+  return use;
+}
+
 absl::StatusOr<int> ExpireLots(Database& db, int64_t now_us, int limit) {
   struct Expired {
     int64_t lot, account, left, party;

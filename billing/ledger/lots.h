@@ -33,6 +33,17 @@ absl::Status PostCredit(Database& db, const PartyRow& party, const Credit& credi
 void AddLot(Journal& journal, const Account& account, int64_t balance_before_micro, const Credit& credit,
             int64_t transfer_seq, int64_t now_us);
 
+// Takes at most `micro` of the lots of one kind alone, in their order. What was taken.
+int64_t UseLotsOfKind(Journal& journal, const Account& account, LotKind kind, int64_t micro);
+
+// What of the lots of one kind that were granted before a time an account has used, and what expired of them. Reads the
+// tables: no journal is open.
+struct LotUse {
+  int64_t used_micro = 0;
+  int64_t expired_micro = 0;
+};
+LotUse LotUseOf(Database& db, int64_t account_no, LotKind kind, int64_t granted_before_us = kNeverExpires);
+
 // Books what expired before now and is not held; the rest waits until it is used or freed. At most `limit` lots; how
 // many were booked.
 absl::StatusOr<int> ExpireLots(Database& db, int64_t now_us, int limit);

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "services/common/api_key.h"
@@ -21,14 +22,14 @@ enum class Reach {
 };
 
 // What a field names; empty stands for the house.
-enum class Names { kNothing, kParty, kPartyId, kKey, kVersion, kRequest, kUser, kEndpoint, kQuote };
+enum class Names { kNothing, kParty, kPartyId, kKey, kVersion, kRequest, kUser, kEndpoint, kQuote, kInvoice };
 
 struct AccessRule {
   absl::string_view request;
   Right right;
   Reach reach;
   Names names = Names::kNothing;
-  const char* field = "";
+  const char* field = "";  // "profile.party_name" inside another; "a|b": b when a is empty
 };
 
 // Backups hold the secrets of the whole house, and its keys sign receipts: no user's (no row).
@@ -55,6 +56,18 @@ constexpr AccessRule kRules[] = {
     {"GetInvoiceRequest", Right::kSee, Reach::kWithin, Names::kParty, "party_name"},
     {"FinalizeInvoiceRequest", Right::kMoney, Reach::kBelow, Names::kParty, "party_name"},
     {"AuditRequest", Right::kHouse, Reach::kHouse},
+
+    {"SetBillingProfileRequest", Right::kMoney, Reach::kWithin, Names::kParty, "profile.party_name"},
+    {"GetBillingProfileRequest", Right::kSee, Reach::kWithin, Names::kParty, "party_name"},
+    {"GetDocumentRequest", Right::kSee, Reach::kWithin, Names::kInvoice, "number"},
+    {"ListInvoicesRequest", Right::kSee, Reach::kWithin, Names::kParty, "party_name|seller_name"},
+    {"CreateCreditNoteRequest", Right::kMoney, Reach::kBelow, Names::kInvoice, "number"},
+    {"VoidInvoiceRequest", Right::kMoney, Reach::kBelow, Names::kInvoice, "number"},
+    {"RecordPaymentRequest", Right::kMoney, Reach::kBelow, Names::kParty, "party_name"},
+    {"ListPaymentsRequest", Right::kSee, Reach::kWithin, Names::kParty, "party_name"},
+    {"AllocatePaymentRequest", Right::kMoney, Reach::kBelow, Names::kParty, "party_name"},
+    {"ReleaseAllocationsRequest", Right::kMoney, Reach::kBelow, Names::kInvoice, "invoice_number"},
+    {"GetStatementRequest", Right::kSee, Reach::kWithin, Names::kParty, "party_name"},
 
     {"GetReceiptRequest", Right::kUsage, Reach::kWithin, Names::kParty, "party_name"},
     {"GetReceiptRequest", Right::kUsage, Reach::kWithin, Names::kRequest, "request_id"},
@@ -143,6 +156,11 @@ int64_t PartyNamed(Database& db, Names names, const std::string& value, const Ca
           "SELECT coalesce(p.party_no, q.seller_no) FROM quote q LEFT JOIN party p ON p.name = q.buyer_name AND "
           "p.party_no = ? WHERE q.number = ?",
           caller.party.party_no, value));
+    case Names::kInvoice:
+      return FirstInt(
+          db.Query("SELECT party_no FROM invoice WHERE name = ?1 UNION ALL "
+                   "SELECT i.party_no FROM credit_note n JOIN invoice i USING (invoice_no) WHERE n.name = ?1",
+                   value));
   }
   return 0;
 }
@@ -156,11 +174,25 @@ bool IsWithin(Database& db, int64_t party_no, int64_t top_no) {
   return false;
 }
 
-std::string FieldOf(const google::protobuf::Message& request, const char* name) {
-  const google::protobuf::FieldDescriptor* field = request.GetDescriptor()->FindFieldByName(name);
-  GANTRY_CHECK(field != nullptr && field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_STRING,
-               "an access rule names a field of text or bytes");
-  return request.GetReflection()->GetString(request, field);
+std::string FieldOf(const google::protobuf::Message& request, absl::string_view path) {
+  for (const absl::string_view name : absl::StrSplit(path, '|')) {
+    const google::protobuf::Message* message = &request;
+    const std::vector<std::string> steps = absl::StrSplit(name, '.');
+    for (size_t i = 0; i < steps.size(); ++i) {
+      const google::protobuf::FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(steps[i]);
+      const bool last = i + 1 == steps.size();
+      GANTRY_CHECK(field != nullptr && field->cpp_type() == (last ? google::protobuf::FieldDescriptor::CPPTYPE_STRING
+                                                                  : google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE),
+                   "an access rule names a field of text or bytes");
+      if (!last) {
+        message = &message->GetReflection()->GetMessage(*message, field);
+        continue;
+      }
+      std::string value = message->GetReflection()->GetString(*message, field);
+      if (!value.empty()) return value;
+    }
+  }
+  return "";
 }
 
 absl::Status CheckReach(Database& db, const Caller& caller, const AccessRule& rule,

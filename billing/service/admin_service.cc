@@ -7,6 +7,7 @@
 #include "billing/catalog/parties.h"
 #include "billing/catalog/plans.h"
 #include "billing/invoice/invoice.h"
+#include "billing/invoice/receivables.h"
 #include "billing/ledger/lots.h"
 #include "billing/parties/party_tree.h"
 #include "billing/service/admin_call.h"
@@ -248,6 +249,8 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
                                        .expires_us = request.expires_us() == 0 ? kNeverExpires : request.expires_us(),
                                        .reference = request.reference()},
                                       now_us));
+    // What was paid is a payment: it settles what is owed first.
+    if (!request.promotional()) AllocateOldestFirst(db, party, now_us);
     return billing::GetBalance(db, request.party_name(), 0);
   }
 

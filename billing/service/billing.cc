@@ -262,6 +262,7 @@ absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, 
   raw->services.push_back(MakeUserService(&raw->context));
   raw->services.push_back(MakeNotificationService(&raw->context));
   raw->services.push_back(MakeQuoteService(&raw->context));
+  raw->services.push_back(MakeInvoiceService(&raw->context));
   if (lifecycle != nullptr) {
     raw->services.push_back(MakeProcessService("billing", lifecycle, [raw] { return raw->State(); }));
   }

@@ -146,7 +146,7 @@ class Store {
   std::unique_ptr<CommandLog> log_;
   BooksPosition position_;
   std::chrono::steady_clock::duration last_sync_{0};  // of a commit
-  bool somebody_waits_ = false;  // after the group that was just committed
+  bool somebody_waits_ = false;                       // after the group that was just committed
   int checkpointed_frames_ = 0;
   std::chrono::steady_clock::time_point next_restart_{};
   std::deque<Job> taken_;

@@ -133,6 +133,7 @@ absl::StatusOr<std::vector<Hop>> RateHops(UsageBook& book, const HopInput& input
     hop.buyer = std::move(buyer);
     GANTRY_ASSIGN_OR_RETURN(const Period period, book.OpenPeriodAt(hop.buyer, input.ended_us));
     hop.period = period.period;
+    hop.late = input.ended_us < period.from_us;
     GANTRY_RETURN_IF_ERROR(RateHop(book, input, &hop));
     hops.push_back(std::move(hop));
     if (last) break;
@@ -150,6 +151,10 @@ absl::StatusOr<int64_t> BookHops(UsageBook& book, const std::vector<Hop>& hops, 
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
         booking.event_seq, static_cast<int64_t>(level), hop.buyer.party_no, hop.seller_no, hop.terms->version_no,
         hop.period, hop.net_pico);
+    if (hop.late) {
+      book.db().Execute("INSERT INTO late_usage (buyer_no, period, event_seq) VALUES (?, ?, ?)", hop.buyer.party_no,
+                        hop.period, booking.event_seq);
+    }
     book.rollups().Add({hop.buyer.party_no, hop.period, hop.terms->version_no}, booking.model_no, hop.charges);
     GANTRY_ASSIGN_OR_RETURN(const int64_t micro, BookHop(book, hop, static_cast<int>(level), booking));
     if (level == 0) charged = micro;

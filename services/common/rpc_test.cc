@@ -19,6 +19,10 @@
 #include "gantry/v1/billing.grpc.pb.h"
 #include "gantry/v1/fleet.grpc.pb.h"
 #include "gantry/v1/inference.grpc.pb.h"
+#include "gantry/v1/invoicing.grpc.pb.h"
+#include "gantry/v1/notification.grpc.pb.h"
+#include "gantry/v1/people.grpc.pb.h"
+#include "gantry/v1/quote.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "services/common/allow_list.h"
@@ -38,10 +42,15 @@ struct EveryService {
   v1::Catalog::Service catalog;
   v1::BillingAdmin::Service admin;
   v1::ReceiptAdmin::Service receipts;
+  v1::InvoiceAdmin::Service invoices;
+  v1::UserAdmin::Service users;
+  v1::NotificationAdmin::Service notifications;
+  v1::QuoteAdmin::Service quotes;
   v1::Process::Service process;
 
   std::vector<grpc::Service*> All() {
-    return {&inference, &fleet, &credit, &usage, &catalog, &admin, &receipts, &process};
+    return {&inference, &fleet,    &credit, &usage,         &catalog, &admin,
+            &receipts,  &invoices, &users,  &notifications, &quotes,  &process};
   }
 };
 
@@ -50,7 +59,9 @@ std::vector<std::string> EveryMethod() {
   std::vector<std::string> methods;
   for (const google::protobuf::FileDescriptor* file :
        {v1::GenerateStart::descriptor()->file(), v1::WorkerReport::descriptor()->file(),
-        v1::UsageRecord::descriptor()->file(), v1::StatusRequest::descriptor()->file()}) {
+        v1::UsageRecord::descriptor()->file(), v1::StatusRequest::descriptor()->file(),
+        v1::Invoice::descriptor()->file(), v1::User::descriptor()->file(), v1::Endpoint::descriptor()->file(),
+        v1::Quote::descriptor()->file()}) {
     for (int s = 0; s < file->service_count(); ++s) {
       for (int m = 0; m < file->service(s)->method_count(); ++m) {
         methods.push_back(absl::StrCat("/", file->service(s)->full_name(), "/", file->service(s)->method(m)->name()));
@@ -106,6 +117,13 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
                            "Audit",
                            "CreateBackup",
                            "ConfirmBackup"});
+      add("InvoiceAdmin",
+          {"SetBillingProfile", "GetBillingProfile", "GetDocument", "ListInvoices", "CreateCreditNote", "VoidInvoice",
+           "RecordPayment", "ListPayments", "AllocatePayment", "ReleaseAllocations", "GetStatement"});
+      add("UserAdmin", {"CreateUser", "ListUsers", "SetUserRole", "DisableUser", "RotateUserToken", "WhoAmI"});
+      add("NotificationAdmin", {"AddEndpoint", "ListEndpoints", "RemoveEndpoint", "RotateEndpointSecret",
+                                "TestEndpoint", "ListOutbox", "RetryOutbox"});
+      add("QuoteAdmin", {"DraftQuotes", "GetQuote", "ListQuotes", "SendQuote", "AcceptQuote", "WithdrawQuote"});
       add("ReceiptAdmin", {"GetReceipt", "GetReceiptProof", "ListReceiptRoots", "GetReceiptKeys", "RotateReceiptKey"});
     }
   }
@@ -124,7 +142,7 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
 TEST(RpcAllowListTest, EachIdentityReachesItsMethodsAndNoOther) {
   TestIdentities identities;
   std::vector<std::string> methods = EveryMethod();
-  EXPECT_EQ(methods.size(), 42u);
+  EXPECT_EQ(methods.size(), 72u);
   for (const char* server_name : {"billing", "router", "worker", "gateway"}) {
     EveryService services;
     auto server = RpcServer::Start(identities.ServerOptions(server_name), services.All());

@@ -1,0 +1,29 @@
+// Money that came in, as an administrator records it and says what it is for.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "billing/store/database.h"
+#include "gantry/v1/invoicing.pb.h"
+
+namespace gantry::billing {
+
+// Credits the party's account (which may be used at once) and pays open invoices with it. INVALID_ARGUMENT names the
+// field: amount, method, reference, received_on, a void invoice. NOT_FOUND: party, invoice of it.
+absl::StatusOr<v1::Payment> RecordPayment(Database& db, const v1::RecordPaymentRequest& request, int64_t now_us);
+
+// Top-ups are payments too. Oldest first. NOT_FOUND, INVALID_ARGUMENT: page.
+absl::StatusOr<v1::ListPaymentsResponse> ListPayments(Database& db, const v1::ListPaymentsRequest& request);
+
+// NOT_FOUND: party, payment or invoice of it. INVALID_ARGUMENT: an amount below zero, or one without its invoice.
+// FAILED_PRECONDITION: less than the asked amount can be allocated; says what the payment has left, what the invoice
+// has open and what requests that run leave free.
+absl::StatusOr<v1::AllocatePaymentResponse> AllocatePayment(Database& db, const v1::AllocatePaymentRequest& request,
+                                                            int64_t now_us);
+// NOT_FOUND. FAILED_PRECONDITION: nothing is allocated to it.
+absl::StatusOr<v1::AllocatePaymentResponse> ReleaseAllocations(Database& db,
+                                                               const v1::ReleaseAllocationsRequest& request,
+                                                               int64_t now_us);
+
+}  // namespace gantry::billing

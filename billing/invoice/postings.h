@@ -1,0 +1,28 @@
+// What becomes of money when an invoice is final, void or credited. Usage was debited with each request; here follows
+// the rest, so that documents and account agree to the unit.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "billing/invoice/draft.h"
+#include "billing/parties/party_tree.h"
+#include "billing/store/database.h"
+
+namespace gantry::billing {
+
+// What the rows of one document say of themselves.
+struct PostingRef {
+  int64_t source = 0;     // its row
+  std::string reference;  // its number
+  int64_t now_us = 0;
+};
+
+// Commitment, rounding and tax. The commitment takes promotional credit first, everything else what was paid.
+void PostInvoice(Database& db, const PartyRow& buyer, const InvoiceAmounts& amounts, const PostingRef& ref);
+// The same the other way.
+void PostVoid(Database& db, const PartyRow& buyer, const InvoiceAmounts& amounts, const PostingRef& ref);
+// Money back on the customer's account, from revenue and tax.
+void PostCreditNote(Database& db, const PartyRow& buyer, int64_t net_micro, int64_t tax_micro, const PostingRef& ref);
+
+}  // namespace gantry::billing
