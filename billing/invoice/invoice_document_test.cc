@@ -81,7 +81,7 @@ TEST(InvoiceDocument, EveryRenderingHasTheSameAmounts) {
   const std::string csv = InvoiceCsv(invoice);
   const auto json = nlohmann::json::parse(InvoiceJson(invoice));
   EXPECT_EQ(json["total"], "1714.81");
-  EXPECT_THAT(csv, HasSubstr(",1714.81\r\n"));
+  EXPECT_THAT(csv, HasSubstr(",total,,,,,,,,,,1714.81,,\r\n"));
   EXPECT_THAT(pdf, HasSubstr("Total EUR 1,714.81"));
   EXPECT_THAT(html, HasSubstr("Total EUR"));
   for (const char* amount : {"824.69", "100.00", "790.12", "1,714.81", "1,714.81481465", "4,123,456,789"}) {

@@ -52,6 +52,7 @@ TEST(BillingProfile, FieldsAreBoundedAndNamed) {
     const char* field;
     std::function<void(v1::BillingProfile*)> spoil;
   };
+  Books books;
   for (const Case& c : std::vector<Case>{
            {"legal_name", [](auto* p) { p->set_legal_name(std::string(257, 'x')); }},
            {"legal_name", [](auto* p) { p->set_legal_name("two\nlines"); }},
@@ -75,7 +76,6 @@ TEST(BillingProfile, FieldsAreBoundedAndNamed) {
            {"series_prefix", [](auto* p) { p->set_series_prefix("R1"); }},
            {"series_prefix", [](auto* p) { p->set_series_prefix("ABCDEFGHIJKLM"); }},
        }) {
-    Books books;
     v1::BillingProfile profile = Of("house");
     c.spoil(&profile);
     const absl::Status status = SetProfile(books, profile).status();
@@ -83,7 +83,6 @@ TEST(BillingProfile, FieldsAreBoundedAndNamed) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(c.field));
     EXPECT_EQ(books.Int("SELECT count(*) FROM billing_profile"), 0);
   }
-  Books books;
   EXPECT_TRUE(absl::IsNotFound(SetProfile(books, Of("nobody")).status()));
 }
 

@@ -44,10 +44,11 @@ TEST(InvoiceRender, CsvQuotesAndDisarmsOutsideText) {
   const std::string csv = InvoiceCsv(Example());
   EXPECT_NE(csv.find("\"House, \"\"the\"\" Ltd\""), std::string::npos) << csv;
   EXPECT_NE(
-      csv.find(",usage,'=cmd(),output,0,0,flat,01010101010101010101010101010101,12345,800000,9876000000,0.01\r\n"),
+      csv.find(",usage,'=cmd(),output,0,0,flat,01010101010101010101010101010101,12345,800000,9876000000,0.01,,0\r\n"),
       std::string::npos)
       << csv;
-  EXPECT_NE(csv.find(",total,,,,,,,,,9876000000,0.01\r\n"), std::string::npos) << csv;
+  EXPECT_NE(csv.find(",net,,,,,,,,,9876000000,0.01,,\r\n"), std::string::npos) << csv;
+  EXPECT_NE(csv.find(",total,,,,,,,,,,0.01,,\r\n"), std::string::npos) << csv;
 }
 
 TEST(InvoiceRender, MinorUnits) {
