@@ -57,7 +57,7 @@ void AddBalances(Database& db, const Everybody& all, std::vector<AlertFact>* fac
   // A window begins with each credit that comes in.
   Rows rows = db.Query(
       "SELECT a.party_no, a.credit_micro - a.debit_micro + p.credit_limit_micro, "
-      "(SELECT max(t.seq) FROM transfer t WHERE t.credit_account = a.account_no AND t.kind IN (1, 2)) "
+      "(SELECT max(l.lot_no) FROM credit_lot l WHERE l.account_no = a.account_no) "
       "FROM account a JOIN party p USING (party_no) WHERE a.type = 'customer' AND p.status = 1");
   while (rows.Next()) {
     const auto whose = all.parties.find(rows.Int(0));

@@ -42,7 +42,7 @@ TEST(Audit, HoldsForBooksThatNobodyTouched) {
   v1::AuditReport report = books.Audited();
   EXPECT_TRUE(report.ok()) << report.DebugString();
   EXPECT_EQ(report.open_items(), 0u);
-  EXPECT_EQ(report.checks_size(), 18);
+  EXPECT_EQ(report.checks_size(), 19);
 }
 
 TEST(Audit, HoldsForEmptyBooks) {

@@ -1,33 +1,89 @@
-// The single checks of an audit; each adds what it found to the report.
+// The single checks of an audit; each adds what it found to the findings.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "billing/audit/audit.h"
 #include "billing/store/database.h"
-#include "gantry/v1/admin.pb.h"
 
 namespace gantry::billing {
 
-// A check named `name`: it holds when `failure` is empty.
-void Report(v1::AuditReport* report, const char* name, const std::string& failure, const std::string& figures);
+// Names of checks as reports have them; figures and findings go by these.
+namespace check {
+inline constexpr char kFile[] = "database file";
+inline constexpr char kAccounts[] = "accounts = transfers";
+inline constexpr char kBalanced[] = "debits = credits";
+inline constexpr char kHeld[] = "held = open slices + pending holds";
+inline constexpr char kOverdraft[] = "no overdraft";
+inline constexpr char kLots[] = "lots = balances";
+inline constexpr char kBooked[] = "ledger + residue = usage";
+inline constexpr char kRated[] = "usage x price = amount";
+inline constexpr char kRollups[] = "roll-ups = events";
+inline constexpr char kPlans[] = "plan versions unchanged";
+inline constexpr char kTransferChain[] = "transfer chain";
+inline constexpr char kUsageChain[] = "usage chain";
+inline constexpr char kLogChain[] = "audit log chain";
+inline constexpr char kSeals[] = "ended rows unchanged";
+inline constexpr char kInvoices[] = "invoices = usage, numbers without gaps";
+inline constexpr char kInvoiceBooks[] = "invoices = lines = postings";
+inline constexpr char kCreditNotes[] = "credit notes <= invoices";
+inline constexpr char kAllocations[] = "allocations <= payments and invoices";
+inline constexpr char kWitnesses[] = "witnesses agree";
+}  // namespace check
 
-// money.cc: the file, accounts, holds, lots.
-void CheckFile(Database& db, v1::AuditReport* report);
-void CheckAccounts(Database& db, v1::AuditReport* report);
-void CheckHeld(Database& db, v1::AuditReport* report);
-void CheckLots(Database& db, v1::AuditReport* report);
-void CheckUsageIsBooked(Database& db, v1::AuditReport* report);
+// What the checks have found, by check, in the order in which they were begun.
+class Findings {
+ public:
+  // A check that holds unless something is added to it; what it counted goes into the report when it holds.
+  void Begin(const char* check);
+  void Figures(const char* check, std::string figures);
+  // Beyond a thousand in all they are counted, not kept.
+  void Add(const char* check, std::string row, std::string detail, int64_t party_no = 0);
+  bool any(const char* check) const;
+  AuditResult Take();
 
-// replay.cc: all usage is rated again in its order, hop by hop, and summed up again.
-void CheckRating(Database& db, v1::AuditReport* report);
+ private:
+  struct Check {
+    std::string name, figures;
+    int64_t failures = 0;
+    std::vector<size_t> findings;
+  };
+  Check* Of(const char* check);
+  std::vector<Check> checks_;
+  std::vector<Finding> findings_;
+};
 
-// records.cc: what must never change, invoices, witnesses.
-void CheckPlans(Database& db, v1::AuditReport* report);
-void CheckChains(Database& db, v1::AuditReport* report);
-void CheckInvoices(Database& db, v1::AuditReport* report);
-void CheckWitnesses(Database& db, v1::AuditReport* report);
+// An account as its row says it is.
+struct AuditedAccount {
+  int64_t party_no = 0;
+  std::string type, currency;
+  int64_t debit_micro = 0, credit_micro = 0, residue_pico = 0;
+};
+using AuditedAccounts = std::map<int64_t, AuditedAccount>;
+AuditedAccounts ReadAccounts(Database& db);
+
+// money.cc: the file, what is held, lots, seals.
+void CheckFile(Database& db, Findings* findings);
+void CheckHeld(Database& db, Findings* findings);
+void CheckLots(Database& db, Findings* findings);
+void CheckSeals(Database& db, Findings* findings);
+
+// books_pass.cc: all usage is hashed, rated and booked again in its order, beside the transfers that it led to.
+void CheckUsageAndTransfers(Database& db, Findings* findings);
+
+// records.cc: what must never change, and invoices.
+void CheckPlans(Database& db, Findings* findings);
+void CheckLogChain(Database& db, Findings* findings);
+void CheckInvoices(Database& db, Findings* findings);
+
+// witnesses.cc: both counts of every request.
+void CheckWitnesses(Database& db, Findings* findings);
 
 // invoices.cc: what invoices say of themselves, of the ledger and of what was paid.
-void CheckInvoiceBooks(Database& db, v1::AuditReport* report);
+void CheckInvoiceBooks(Database& db, Findings* findings);
 
 }  // namespace gantry::billing

@@ -42,7 +42,7 @@ struct Invoice {
   int64_t gross = 0, credited = 0, allocated = 0, open = 0;  // as table `receivable` has it
 };
 
-std::map<int64_t, Invoice> ReadInvoices(Database& db, std::string* failure) {
+std::map<int64_t, Invoice> ReadInvoices(Database& db, Findings* findings) {
   std::map<int64_t, Invoice> invoices;
   Rows rows = db.Query(
       "SELECT i.invoice_no, i.name, p.currency, i.party_no, i.period, i.booked, r.voided, i.usage_micro, "
@@ -71,16 +71,19 @@ std::map<int64_t, Invoice> ReadInvoices(Database& db, std::string* failure) {
                .credited = rows.Int(17),
                .allocated = rows.Int(18),
                .open = rows.Int(19)};
-    if (rows.IsNull(16)) *failure = absl::StrCat("invoice ", invoice.name, " is not among the receivables");
-    if (invoice.voided != (rows.Int(20) == 1)) *failure = absl::StrCat("invoice ", invoice.name, ": void or not?");
+    const auto wrong_is = [&](std::string detail) {
+      findings->Add(check::kInvoiceBooks, absl::StrCat("invoice ", invoice.name), std::move(detail), invoice.buyer);
+    };
+    if (rows.IsNull(16)) wrong_is("is not among the receivables");
+    if (invoice.voided != (rows.Int(20) == 1)) wrong_is("void or not?");
     if (!invoice.booked) continue;
     v1::Invoice content;
     if (!content.ParseFromString(rows.Text(21))) continue;  // CheckInvoices says so
     const std::string wrong = CheckTotals(content, /*own_tax=*/true);
-    if (!wrong.empty()) *failure = absl::StrCat("invoice ", invoice.name, ": ", wrong);
+    if (!wrong.empty()) wrong_is(wrong);
     if (content.number() != invoice.name || content.net_minor() != invoice.net || content.tax_minor() != invoice.tax ||
         content.total_minor() != invoice.gross) {
-      *failure = absl::StrCat("invoice ", invoice.name, ": the document and its row differ");
+      wrong_is("the document and its row differ");
     }
   }
   return invoices;
@@ -109,7 +112,7 @@ std::map<std::pair<int64_t, int64_t>, int64_t> ReadPostings(Database& db) {
   return postings;
 }
 
-std::string CheckPostings(Database& db, const std::map<int64_t, Invoice>& invoices) {
+void CheckPostings(Database& db, const std::map<int64_t, Invoice>& invoices, Findings* findings) {
   const auto usage = ReadUsage(db);
   auto postings = ReadPostings(db);
   const auto take = [&](int64_t source, int64_t kind) {
@@ -121,37 +124,44 @@ std::string CheckPostings(Database& db, const std::map<int64_t, Invoice>& invoic
   };
   for (const auto& [no, i] : invoices) {
     if (!i.booked) continue;
+    const auto wrong_is = [&, &row = i](const char* detail) {
+      findings->Add(check::kInvoiceBooks, absl::StrCat("invoice ", row.name), detail, row.buyer);
+    };
     const int64_t unit = UnitOf(i.currency);
     const __int128 net = static_cast<__int128>(i.net) * unit, tax = static_cast<__int128>(i.tax) * unit;
     if (take(no, 8) != i.commitment || take(no, 9) != i.rounding || take(no, 10) != tax) {
-      return absl::StrCat("invoice ", i.name, ": its postings are not what it says");
+      wrong_is("its postings are not what it says");
     }
     const __int128 reversed = i.voided ? i.commitment + i.rounding + tax : 0;
-    if (take(no, 12) != -reversed) return absl::StrCat("invoice ", i.name, ": voiding did not reverse its postings");
+    if (take(no, 12) != -reversed) wrong_is("voiding did not reverse its postings");
     if (net + i.promotion + i.carried != static_cast<__int128>(i.usage) - i.unheld + i.commitment + i.rounding) {
-      return absl::StrCat("invoice ", i.name, ": what it is made of does not come to its net");
+      wrong_is("what it is made of does not come to its net");
     }
     const auto used = usage.find({i.buyer, i.period});
     const __int128 exact = used == usage.end() ? 0 : used->second;
     if (!i.voided && exact != static_cast<__int128>(i.usage) * 1'000'000 + i.residue) {
-      return absl::StrCat("invoice ", i.name, ": usage of its period is not what it bills");
+      wrong_is("usage of its period is not what it bills");
     }
   }
   {
     Rows rows = db.Query(
-        "SELECT c.note_no, c.name, c.net_minor + c.tax_minor, p.currency FROM credit_note c JOIN invoice i "
+        "SELECT c.note_no, c.name, c.net_minor + c.tax_minor, p.currency, i.party_no FROM credit_note c JOIN invoice i "
         "USING (invoice_no) JOIN party p USING (party_no)");
     while (rows.Next()) {
       const __int128 gross = static_cast<__int128>(rows.Int(2)) * UnitOf(rows.Text(3));
-      if (take(rows.Int(0), 11) != -gross) return absl::StrCat("credit note ", rows.Text(1), ": not what was posted");
+      if (take(rows.Int(0), 11) == -gross) continue;
+      findings->Add(check::kInvoiceBooks, absl::StrCat("credit_note ", rows.Text(1)), "is not what was posted",
+                    rows.Int(4));
     }
   }
-  if (postings.empty()) return "";
-  return absl::StrCat("something was posted for a document ", postings.begin()->first.first, " that is not there");
+  for (const auto& [source, amount] : postings) {
+    findings->Add(check::kInvoiceBooks, absl::StrCat("transfer of kind ", source.second),
+                  absl::StrCat("is for a document ", source.first, " that is not there"));
+  }
 }
 
 // Credit notes: intact, numbered without gaps, never more than what they take back.
-std::string CheckNotes(Database& db, const std::map<int64_t, Invoice>& invoices, int64_t* count) {
+void CheckNotes(Database& db, const std::map<int64_t, Invoice>& invoices, int64_t* count, Findings* findings) {
   std::map<int64_t, std::pair<int64_t, int64_t>> taken;  // net, tax by invoice
   std::string series;
   int64_t expected = 1;
@@ -160,18 +170,24 @@ std::string CheckNotes(Database& db, const std::map<int64_t, Invoice>& invoices,
       "ORDER BY series, number");
   while (rows.Next()) {
     ++*count;
+    const auto of = invoices.find(rows.Int(3));
+    const auto wrong_is = [&](std::string detail) {
+      findings->Add(check::kCreditNotes, absl::StrCat("credit_note ", rows.Text(2)), std::move(detail),
+                    of == invoices.end() ? 0 : of->second.buyer);
+    };
     if (rows.Text(0) != series) expected = 1;
     series = rows.Text(0);
-    if (rows.Int(1) != expected) return absl::StrCat("series ", series, ": number ", expected, " is missing");
-    ++expected;
+    if (rows.Int(1) != expected) wrong_is(absl::StrCat("number ", expected, " of the series is missing"));
+    expected = rows.Int(1) + 1;
     v1::Invoice note;
     if (Sha256(rows.Text(6)) != rows.Text(7) || !note.ParseFromString(rows.Text(6))) {
-      return absl::StrCat("credit note ", rows.Text(2), " is not what was issued");
+      wrong_is("is not what was issued");
+      continue;
     }
     const std::string wrong = CheckTotals(note, /*own_tax=*/false);
-    if (!wrong.empty()) return absl::StrCat("credit note ", rows.Text(2), ": ", wrong);
+    if (!wrong.empty()) wrong_is(wrong);
     if (note.number() != rows.Text(2) || note.net_minor() != rows.Int(4) || note.tax_minor() != rows.Int(5)) {
-      return absl::StrCat("credit note ", rows.Text(2), ": the document and its row differ");
+      wrong_is("the document and its row differ");
     }
     auto& sums = taken[rows.Int(3)];
     sums.first += rows.Int(4);
@@ -180,33 +196,41 @@ std::string CheckNotes(Database& db, const std::map<int64_t, Invoice>& invoices,
   for (const auto& [no, sums] : taken) {
     const auto invoice = invoices.find(no);
     if (invoice == invoices.end() || sums.first > invoice->second.net || sums.second > invoice->second.tax) {
-      return absl::StrCat("credit notes of invoice ", no, " come to more than it");
+      findings->Add(check::kCreditNotes, absl::StrCat("invoice ", no), "its credit notes come to more than it",
+                    invoice == invoices.end() ? 0 : invoice->second.buyer);
     }
   }
   for (const auto& [no, i] : invoices) {
     const auto found = taken.find(no);
     const int64_t credited = found == taken.end() ? 0 : found->second.first + found->second.second;
-    if (credited != i.credited)
-      return absl::StrCat("invoice ", i.name, ": credited ", i.credited, ", notes give ", credited);
+    if (credited == i.credited) continue;
+    findings->Add(check::kCreditNotes, absl::StrCat("invoice ", i.name),
+                  absl::StrCat("credited ", i.credited, ", notes give ", credited), i.buyer);
   }
-  return "";
 }
 
-std::string CheckAllocations(Database& db, const std::map<int64_t, Invoice>& invoices, int64_t* count) {
+void CheckAllocations(Database& db, const std::map<int64_t, Invoice>& invoices, int64_t* count, Findings* findings) {
   std::map<int64_t, __int128> of_payment, of_invoice;
+  const auto wrong_is = [&](std::string row, std::string detail, int64_t party_no) {
+    findings->Add(check::kAllocations, std::move(row), std::move(detail), party_no);
+  };
   {
     Rows rows = db.Query(
-        "SELECT a.transfer_seq, a.invoice_no, a.amount_minor, t.party_no, i.party_no FROM allocation a "
+        "SELECT a.transfer_seq, a.invoice_no, a.amount_minor, t.party_no, i.party_no, a.allocation_no FROM allocation a "
         "JOIN payment t USING (transfer_seq) JOIN invoice i USING (invoice_no) ORDER BY a.allocation_no");
     while (rows.Next()) {
       ++*count;
-      if (rows.Int(3) != rows.Int(4)) return absl::StrCat("payment ", rows.Int(0), " pays another party's invoice");
+      const std::string row = absl::StrCat("allocation ", rows.Int(5));
+      if (rows.Int(3) != rows.Int(4)) wrong_is(row, "pays another party's invoice", rows.Int(3));
       const auto invoice = invoices.find(rows.Int(1));
-      if (invoice == invoices.end()) return "an allocation is for no invoice";
+      if (invoice == invoices.end()) {
+        wrong_is(row, "is for no invoice", rows.Int(3));
+        continue;
+      }
       of_payment[rows.Int(0)] += static_cast<__int128>(rows.Int(2)) * UnitOf(invoice->second.currency);
       of_invoice[rows.Int(1)] += rows.Int(2);
       if (of_payment[rows.Int(0)] < 0 || of_invoice[rows.Int(1)] < 0) {
-        return absl::StrCat("more of payment ", rows.Int(0), " was released than was allocated");
+        wrong_is(row, absl::StrCat("releases more of payment ", rows.Int(0), " than was allocated"), rows.Int(3));
       }
     }
   }
@@ -217,11 +241,13 @@ std::string CheckAllocations(Database& db, const std::map<int64_t, Invoice>& inv
         "ON a.account_no = t.credit_account");
     while (rows.Next()) {
       if (rows.Int(3) != rows.Int(1) || rows.Int(4) != 1 || rows.Int(5) != rows.Int(6)) {
-        return absl::StrCat("payment ", rows.Int(0), " is not what came in");
+        wrong_is(absl::StrCat("payment ", rows.Int(0)), "is not what came in", rows.Int(6));
       }
       if (of_payment[rows.Int(0)] != rows.Int(2) || rows.Int(2) > rows.Int(1)) {
-        return absl::StrCat("payment ", rows.Int(0), ": allocated ", rows.Int(2), ", its allocations give ",
-                            static_cast<int64_t>(of_payment[rows.Int(0)]));
+        wrong_is(absl::StrCat("payment ", rows.Int(0)),
+                 absl::StrCat("allocated ", rows.Int(2), ", its allocations give ",
+                              static_cast<int64_t>(of_payment[rows.Int(0)])),
+                 rows.Int(6));
       }
     }
   }
@@ -229,28 +255,29 @@ std::string CheckAllocations(Database& db, const std::map<int64_t, Invoice>& inv
     const auto found = of_invoice.find(no);
     const __int128 allocated = found == of_invoice.end() ? 0 : found->second;
     if (allocated != i.allocated || i.allocated + i.credited > i.gross || (i.voided && i.allocated + i.credited > 0)) {
-      return absl::StrCat("invoice ", i.name, ": ", i.allocated, " is allocated and ", i.credited, " credited of ",
-                          i.gross, ", its allocations give ", static_cast<int64_t>(allocated));
+      wrong_is(absl::StrCat("invoice ", i.name),
+               absl::StrCat(i.allocated, " is allocated and ", i.credited, " credited of ", i.gross,
+                            ", its allocations give ", static_cast<int64_t>(allocated)),
+               i.buyer);
     }
     if (i.open != (!i.voided && i.allocated + i.credited < i.gross ? 1 : 0)) {
-      return absl::StrCat("invoice ", i.name, ": open or not?");
+      wrong_is(absl::StrCat("invoice ", i.name), "open or not?", i.buyer);
     }
   }
-  return "";
 }
 
 }  // namespace
 
-void CheckInvoiceBooks(Database& db, v1::AuditReport* report) {
-  std::string failure;
-  const std::map<int64_t, Invoice> invoices = ReadInvoices(db, &failure);
-  if (failure.empty()) failure = CheckPostings(db, invoices);
-  Report(report, "invoices = lines = postings", failure, absl::StrCat(invoices.size(), " final invoices"));
+void CheckInvoiceBooks(Database& db, Findings* findings) {
+  for (const char* check : {check::kInvoiceBooks, check::kCreditNotes, check::kAllocations}) findings->Begin(check);
+  const std::map<int64_t, Invoice> invoices = ReadInvoices(db, findings);
+  CheckPostings(db, invoices, findings);
+  findings->Figures(check::kInvoiceBooks, absl::StrCat(invoices.size(), " final invoices"));
   int64_t notes = 0, allocations = 0;
-  failure = CheckNotes(db, invoices, &notes);
-  Report(report, "credit notes <= invoices", failure, absl::StrCat(notes, " credit notes"));
-  failure = CheckAllocations(db, invoices, &allocations);
-  Report(report, "allocations <= payments and invoices", failure, absl::StrCat(allocations, " allocations"));
+  CheckNotes(db, invoices, &notes, findings);
+  findings->Figures(check::kCreditNotes, absl::StrCat(notes, " credit notes"));
+  CheckAllocations(db, invoices, &allocations, findings);
+  findings->Figures(check::kAllocations, absl::StrCat(allocations, " allocations"));
 }
 
 }  // namespace gantry::billing

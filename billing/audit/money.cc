@@ -1,5 +1,4 @@
-#include <map>
-
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "billing/audit/checks.h"
 #include "billing/invoice/draft.h"
@@ -8,147 +7,123 @@ namespace gantry::billing {
 
 // Every check is one query that lists what is wrong, or one pass over a table.
 
-void CheckFile(Database& db, v1::AuditReport* report) {
-  std::string failure;
-  Rows rows = db.Query("PRAGMA quick_check(1)");
-  if (rows.Next() && rows.Text(0) != "ok") failure = rows.Text(0);
-  Report(report, "database file", failure, "pages and rows are well-formed");
-}
-
-void CheckAccounts(Database& db, v1::AuditReport* report) {
-  struct Sums {
-    __int128 debit = 0, credit = 0;
-  };
-  std::map<int64_t, Sums> sums;
-  {
-    Rows rows = db.Query("SELECT debit_account, credit_account, amount_micro FROM transfer");
-    while (rows.Next()) {
-      sums[rows.Int(0)].debit += rows.Int(2);
-      sums[rows.Int(1)].credit += rows.Int(2);
-    }
-  }
-  std::string failure;
-  int64_t accounts = 0;
-  {
-    Rows rows = db.Query("SELECT account_no, debit_micro, credit_micro FROM account");
-    while (rows.Next()) {
-      ++accounts;
-      const Sums& s = sums[rows.Int(0)];
-      if (rows.Int(1) == s.debit && rows.Int(2) == s.credit) continue;
-      failure =
-          absl::StrCat("account ", rows.Int(0), ": debits ", rows.Int(1), ", credits ", rows.Int(2),
-                       "; its transfers give ", static_cast<int64_t>(s.debit), " and ", static_cast<int64_t>(s.credit));
-    }
-  }
-  Report(report, "accounts = transfers", failure, absl::StrCat(accounts, " accounts"));
-
-  failure.clear();
-  std::string figures;
-  Rows rows = db.Query("SELECT currency, sum(debit_micro), sum(credit_micro) FROM account GROUP BY currency");
+AuditedAccounts ReadAccounts(Database& db) {
+  AuditedAccounts accounts;
+  Rows rows =
+      db.Query("SELECT account_no, party_no, type, currency, debit_micro, credit_micro, residue_pico FROM account");
   while (rows.Next()) {
-    if (rows.Int(1) != rows.Int(2)) {
-      failure = absl::StrCat(rows.Text(0), ": debits ", rows.Int(1), ", credits ", rows.Int(2));
-    }
-    absl::StrAppend(&figures, figures.empty() ? "" : ", ", rows.Text(0), " ", rows.Int(1), " micro-units each");
+    accounts[rows.Int(0)] = {rows.Int(1), rows.Text(2), rows.Text(3), rows.Int(4), rows.Int(5), rows.Int(6)};
   }
-  Report(report, "debits = credits", failure, figures.empty() ? "no money yet" : figures);
+  return accounts;
 }
 
-void CheckHeld(Database& db, v1::AuditReport* report) {
-  std::string failure;
+void CheckFile(Database& db, Findings* findings) {
+  findings->Begin(check::kFile);
+  Rows rows = db.Query("PRAGMA quick_check(1)");
+  if (rows.Next() && rows.Text(0) != "ok") findings->Add(check::kFile, "file", rows.Text(0));
+  findings->Figures(check::kFile, "pages and rows are well-formed");
+}
+
+void CheckHeld(Database& db, Findings* findings) {
+  findings->Begin(check::kHeld);
   int64_t total = 0;
   {
     Rows rows = db.Query(
-        "SELECT p.name, a.held_micro, "
+        "SELECT a.account_no, p.name, a.party_no, a.held_micro, "
         "(SELECT coalesce(sum(granted_micro - spent_micro - returned_micro), 0) FROM slice s "
         " WHERE s.party_no = a.party_no AND s.open = 1) + "
         "(SELECT coalesce(sum(held_micro), 0) FROM hold h WHERE h.party_no = a.party_no AND h.state = 1) + "
         "(SELECT coalesce(sum(granted_micro - spent_micro - returned_micro), 0) FROM credit_hop c "
         " WHERE c.party_no = a.party_no AND c.open = 1) "
-        "FROM account a JOIN party p USING (party_no) WHERE a.type = 'customer'");
+        "FROM account a LEFT JOIN party p USING (party_no) WHERE a.type = 'customer' OR a.held_micro <> 0");
     while (rows.Next()) {
-      total += rows.Int(1);
-      if (rows.Int(1) == rows.Int(2)) continue;
-      failure =
-          absl::StrCat(rows.Text(0), ": held ", rows.Int(1), ", open slices and pending holds give ", rows.Int(2));
+      total += rows.Int(3);
+      if (rows.Int(3) == rows.Int(4)) continue;
+      findings->Add(
+          check::kHeld, absl::StrCat("account ", rows.Int(0)),
+          absl::StrCat(rows.Text(1), ": held ", rows.Int(3), ", open slices and pending holds give ", rows.Int(4)),
+          rows.Int(2));
     }
   }
-  Report(report, "held = open slices + pending holds", failure, absl::StrCat(total, " micro-units"));
+  findings->Figures(check::kHeld, absl::StrCat(total, " micro-units"));
 
-  failure.clear();
+  findings->Begin(check::kOverdraft);
   // Usage never takes a balance below what is held. Invoices may: tax, and what lacked of a minimum. They are open
   // then.
   Rows rows = db.Query(
-      "SELECT p.name, a.credit_micro - a.debit_micro - a.held_micro + p.credit_limit_micro AS available, p.currency, "
-      "(SELECT coalesce(sum(gross_minor - credited_minor - allocated_minor), 0) FROM receivable r "
+      "SELECT a.account_no, p.name, a.party_no, a.credit_micro - a.debit_micro - a.held_micro + p.credit_limit_micro, "
+      "p.currency, (SELECT coalesce(sum(gross_minor - credited_minor - allocated_minor), 0) FROM receivable r "
       " WHERE r.party_no = a.party_no AND r.open = 1) FROM account a JOIN party p USING (party_no) "
       "WHERE a.type = 'customer' AND a.credit_micro - a.debit_micro - a.held_micro + p.credit_limit_micro < 0");
   while (rows.Next()) {
     const __int128 open_micro =
-        static_cast<__int128>(rows.Int(3)) * MicroPerMinor(static_cast<uint32_t>(MinorDigits(rows.Text(2))));
-    if (rows.Int(1) + open_micro >= 0) continue;
-    failure = absl::StrCat(rows.Text(0), ": available ", rows.Int(1), " micro-units");
+        static_cast<__int128>(rows.Int(5)) * MicroPerMinor(static_cast<uint32_t>(MinorDigits(rows.Text(4))));
+    if (rows.Int(3) + open_micro >= 0) continue;
+    findings->Add(check::kOverdraft, absl::StrCat("account ", rows.Int(0)),
+                  absl::StrCat(rows.Text(1), ": available ", rows.Int(3), " micro-units"), rows.Int(2));
   }
-  Report(report, "no overdraft", failure, "every balance covers what is held, beside open invoices");
+  findings->Figures(check::kOverdraft, "every balance covers what is held, beside open invoices");
 }
 
-void CheckLots(Database& db, v1::AuditReport* report) {
-  std::string failure;
+void CheckLots(Database& db, Findings* findings) {
+  findings->Begin(check::kLots);
   int64_t lots = 0;
-  Rows rows = db.Query(
-      "SELECT a.account_no, max(a.credit_micro - a.debit_micro, 0), coalesce(sum(l.left_micro), 0), count(l.lot_no) "
-      "FROM account a LEFT JOIN credit_lot l USING (account_no) WHERE a.type = 'customer' GROUP BY a.account_no");
-  while (rows.Next()) {
-    lots += rows.Int(3);
-    if (rows.Int(1) == rows.Int(2)) continue;
-    failure =
-        absl::StrCat("account ", rows.Int(0), ": balance ", rows.Int(1), ", its lots have ", rows.Int(2), " left");
-  }
-  Report(report, "lots = balances", failure, absl::StrCat(lots, " lots"));
-}
-
-// Σ usage in pico = Σ posted x 10^6 + residue, per buyer, in 128 bits. A posting belongs to the hop whose seller's
-// revenue it went to or came from; losses of the house (unbilled_loss) belong to no hop.
-void CheckUsageIsBooked(Database& db, v1::AuditReport* report) {
-  struct Sums {
-    __int128 used = 0, posted = 0;
-    int64_t residue = 0;
-    std::string name;
-  };
-  std::map<int64_t, Sums> buyers;
   {
     Rows rows = db.Query(
-        "SELECT party_no, p.name, a.residue_pico FROM account a JOIN party p USING (party_no) "
-        "WHERE a.type = 'customer'");
-    while (rows.Next()) buyers[rows.Int(0)] = {0, 0, rows.Int(2), rows.Text(1)};
-  }
-  {
-    Rows rows = db.Query("SELECT buyer_no, amount_pico FROM rating");
-    while (rows.Next()) buyers[rows.Int(0)].used += rows.Int(1);
-  }
-  std::string failure;
-  {
-    Rows rows = db.Query(
-        "SELECT r.buyer_no, t.seq, CASE t.kind WHEN 6 THEN -t.amount_micro ELSE t.amount_micro END "
-        "FROM transfer t JOIN account s ON s.account_no = CASE t.kind WHEN 6 THEN t.debit_account ELSE "
-        "t.credit_account "
-        "END JOIN account o ON o.account_no = CASE t.kind WHEN 6 THEN t.credit_account ELSE t.debit_account END "
-        "LEFT JOIN rating r ON r.event_seq = t.source AND r.seller_no = s.party_no "
-        "WHERE t.kind IN (3, 4, 6) AND o.type <> 'unbilled_loss'");
+        "SELECT a.account_no, a.party_no, max(a.credit_micro - a.debit_micro, 0), coalesce(sum(l.left_micro), 0), "
+        "count(l.lot_no), group_concat(l.lot_no, ', ') "
+        "FROM account a LEFT JOIN credit_lot l USING (account_no) WHERE a.type = 'customer' GROUP BY a.account_no");
     while (rows.Next()) {
-      if (rows.IsNull(0)) {
-        failure = absl::StrCat("transfer ", rows.Int(1), " is for usage that is not there");
-        continue;
-      }
-      buyers[rows.Int(0)].posted += static_cast<__int128>(rows.Int(2)) * 1'000'000;
+      lots += rows.Int(4);
+      if (rows.Int(2) == rows.Int(3)) continue;
+      findings->Add(
+          check::kLots, absl::StrCat("account ", rows.Int(0)),
+          absl::StrCat("balance ", rows.Int(2), ", what is left of credit_lot ", rows.Text(5), " is ", rows.Int(3)),
+          rows.Int(1));
     }
   }
-  for (const auto& [no, sums] : buyers) {
-    if (sums.used == sums.posted + sums.residue) continue;
-    failure = absl::StrCat(sums.name, ": usage and ledger + residue differ by ",
-                           static_cast<int64_t>(sums.used - sums.posted - sums.residue), " pico-units");
+  Rows rows = db.Query(
+      "SELECT l.lot_no, coalesce(a.party_no, 0) FROM credit_lot l LEFT JOIN account a USING (account_no) "
+      "LEFT JOIN transfer t ON t.seq = l.transfer_seq WHERE t.seq IS NULL OR t.credit_account <> l.account_no "
+      "OR a.type IS NOT 'customer'");
+  while (rows.Next()) {
+    findings->Add(check::kLots, absl::StrCat("credit_lot ", rows.Int(0)),
+                  "no transfer to its customer account brought it", rows.Int(1));
   }
-  Report(report, "ledger + residue = usage", failure, absl::StrCat(buyers.size(), " buyers, exact to the pico-unit"));
+  findings->Figures(check::kLots, absl::StrCat(lots, " lots"));
+}
+
+void CheckSeals(Database& db, Findings* findings) {
+  findings->Begin(check::kSeals);
+  int64_t sealed = 0;
+  // Rows of (key, party, whether it is as it was sealed); keys of 16 bytes in hex.
+  const auto check = [&](const char* table, bool hex, Rows rows) {
+    while (rows.Next()) {
+      ++sealed;
+      if (rows.Int(2) != 0) continue;
+      const std::string key = hex ? absl::BytesToHexString(rows.Text(0)) : absl::StrCat(rows.Int(0));
+      findings->Add(check::kSeals, absl::StrCat(table, " ", key), "not what it was when it was sealed", rows.Int(1));
+    }
+  };
+  check("account", false,
+        db.Query("SELECT account_no, party_no, seal IS gantry_row_hash(account_no, party_no, type, currency) "
+                 "FROM account"));
+  check("credit_lot", false,
+        db.Query("SELECT l.lot_no, coalesce(a.party_no, 0), l.seal IS gantry_row_hash(l.lot_no, l.account_no, l.kind, "
+                 "l.priority, l.amount_micro, l.granted_us, l.expires_us, l.transfer_seq) "
+                 "FROM credit_lot l LEFT JOIN account a USING (account_no)"));
+  check("hold", true,
+        db.Query("SELECT hold_id, party_no, seal IS iif(state = 1, NULL, gantry_row_hash(hold_id, party_no, "
+                 "gateway_no, gateway_epoch, request_id, first_micro, held_micro, settled_micro, extensions, "
+                 "last_extension_micro, state, granted_us)) FROM hold"));
+  check("slice", true,
+        db.Query("SELECT slice_id, party_no, seal IS iif(open = 1, NULL, gantry_row_hash(slice_id, party_no, "
+                 "gateway_no, gateway_epoch, wanted_micro, minimum_micro, granted_micro, spent_micro, returned_micro, "
+                 "open, granted_us)) FROM slice"));
+  check("credit_hop", true,
+        db.Query("SELECT credit_id, party_no, seal IS iif(open = 1, NULL, gantry_row_hash(credit_id, party_no, "
+                 "granted_micro, spent_micro, returned_micro, open)) FROM credit_hop"));
+  findings->Figures(check::kSeals, absl::StrCat(sealed, " rows"));
 }
 
 }  // namespace gantry::billing

@@ -100,7 +100,7 @@ std::vector<v1::Payment> PaymentsFrom(Database& db, const PartyRow& party, int64
         "SELECT t.seq, t.amount_micro, coalesce(p.allocated_micro, 0), coalesce(p.method, 'top-up'), t.reference, "
         "p.received_day, t.booked_us FROM account a JOIN transfer t ON t.credit_account = a.account_no "
         "LEFT JOIN payment p ON p.transfer_seq = t.seq WHERE a.party_no = ? AND a.type = 'customer' AND a.currency = ? "
-        "AND t.kind = 1 AND t.seq >= ? ORDER BY t.seq LIMIT ?",
+        "AND t.kind = 1 AND t.kind <= 2 AND t.seq >= ? ORDER BY t.seq LIMIT ?",
         party.party_no, party.currency, first_seq, limit);
     while (rows.Next()) {
       v1::Payment payment;

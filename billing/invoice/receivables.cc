@@ -19,7 +19,7 @@ std::vector<PaymentLeft> PaymentsLeft(Database& db, const PartyRow& party) {
   Rows rows = db.Query(
       "SELECT t.seq, t.amount_micro, t.amount_micro - coalesce(p.allocated_micro, 0), t.booked_us FROM account a "
       "JOIN transfer t ON t.credit_account = a.account_no LEFT JOIN payment p ON p.transfer_seq = t.seq "
-      "WHERE a.party_no = ? AND a.type = 'customer' AND a.currency = ? AND t.kind = 1 "
+      "WHERE a.party_no = ? AND a.type = 'customer' AND a.currency = ? AND t.kind = 1 AND t.kind <= 2 "
       "AND (p.transfer_seq IS NULL OR p.allocated_micro < p.amount_micro) ORDER BY t.seq",
       party.party_no, party.currency);
   while (rows.Next()) payments.push_back({rows.Int(0), rows.Int(1), rows.Int(2), rows.Int(3)});

@@ -60,7 +60,8 @@ void AddPayments(Database& db, const PartyRow& party, int64_t account_no, std::v
   {
     Rows rows = db.Query(
         "SELECT t.booked_us, t.seq, t.amount_micro, coalesce(p.method, 'top-up'), t.reference, p.received_day "
-        "FROM transfer t LEFT JOIN payment p ON p.transfer_seq = t.seq WHERE t.credit_account = ? AND t.kind = 1",
+        "FROM transfer t LEFT JOIN payment p ON p.transfer_seq = t.seq WHERE t.credit_account = ? AND t.kind = 1 "
+        "AND t.kind <= 2",
         account_no);
     while (rows.Next()) {
       std::string text = rows.Text(3);
@@ -73,7 +74,7 @@ void AddPayments(Database& db, const PartyRow& party, int64_t account_no, std::v
   Rows rows = db.Query(
       "SELECT t.booked_us, t.source, t.amount_micro FROM account b JOIN transfer t ON t.credit_account = b.account_no "
       "JOIN credit_lot l ON l.lot_no = t.source WHERE b.party_no = ? AND b.type = 'breakage' AND b.currency = ? "
-      "AND t.kind = 7 AND t.debit_account = ? AND l.kind = 2",
+      "AND t.kind = 7 AND t.kind > 3 AND t.debit_account = ? AND l.kind = 2",
       party.parent_no, party.currency, account_no);
   while (rows.Next()) {
     entries->push_back(Entry(rows.Int(0), "expiry", absl::StrCat("credit lot ", rows.Int(1)),

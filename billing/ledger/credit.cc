@@ -67,7 +67,10 @@ absl::StatusOr<HoldRow> FindHold(Database& db, const std::string& hold_id) {
 // Without any usage.
 absl::Status EndHold(Database& db, HoldRow& hold, v1::HoldState state) {
   GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByNo(db, hold.party_no));
-  db.Execute("UPDATE hold SET state = ? WHERE hold_id = ?", static_cast<int64_t>(state), hold.hold_id);
+  db.Execute(
+      "UPDATE hold SET state = ?1, seal = gantry_row_hash(hold_id, party_no, gateway_no, gateway_epoch, request_id, "
+      "first_micro, held_micro, settled_micro, extensions, last_extension_micro, ?1, granted_us) WHERE hold_id = ?2",
+      static_cast<int64_t>(state), hold.hold_id);
   Journal journal(db);
   journal.ChangeHeld(journal.Open(party.party_no, "customer", party.currency), -hold.response.held_micro());
   ReturnAbove(journal, hold.hold_id, 0, /*close=*/true);
@@ -160,7 +163,8 @@ absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::Retu
     if (!request.close()) return absl::NotFoundError(absl::StrCat("no slice ", slice.ToHex()));
     db.Execute(
         "INSERT INTO slice (slice_id, party_no, gateway_no, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
-        "open, granted_us) VALUES (?, 0, 0, 0, 0, 0, 0, 0, ?)",
+        "open, granted_us, seal) VALUES (?1, 0, 0, 0, 0, 0, 0, 0, ?2, "
+        "gantry_row_hash(?1, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?2))",
         slice, now_us);
     return response;
   }
@@ -175,8 +179,11 @@ absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::Retu
                                                    granted, ", spent ", spent, "), found ", request.returned_micro()));
   }
   GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByNo(db, rows.Int(0)));
-  db.Execute("UPDATE slice SET returned_micro = ?, open = ? WHERE slice_id = ?", now_returned, request.close() ? 0 : 1,
-             slice);
+  db.Execute(
+      "UPDATE slice SET returned_micro = ?1, open = ?2, seal = iif(?2 = 1, NULL, gantry_row_hash(slice_id, party_no, "
+      "gateway_no, gateway_epoch, wanted_micro, minimum_micro, granted_micro, spent_micro, ?1, ?2, granted_us)) "
+      "WHERE slice_id = ?3",
+      now_returned, request.close() ? 0 : 1, slice);
   Journal journal(db);
   journal.ChangeHeld(journal.Open(party.party_no, "customer", party.currency), returned - now_returned);
   ReturnAbove(journal, slice, now_returned - returned, request.close());
@@ -301,8 +308,11 @@ int64_t TakeHeld(Journal& journal, const CreditRef& credit, Account& account, in
     return taken;
   }
   if (credit.left_micro == 0) return 0;
-  journal.db().Execute("UPDATE hold SET state = ?, settled_micro = ? WHERE hold_id = ?",
-                       static_cast<int64_t>(v1::HOLD_STATE_SETTLED), taken, credit.id);
+  journal.db().Execute(
+      "UPDATE hold SET state = ?1, settled_micro = ?2, seal = gantry_row_hash(hold_id, party_no, gateway_no, "
+      "gateway_epoch, request_id, first_micro, held_micro, ?2, extensions, last_extension_micro, ?1, granted_us) "
+      "WHERE hold_id = ?3",
+      static_cast<int64_t>(v1::HOLD_STATE_SETTLED), taken, credit.id);
   journal.ChangeHeld(account, taken - credit.left_micro);
   return taken;
 }

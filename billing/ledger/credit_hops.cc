@@ -43,7 +43,9 @@ void ReturnAbove(Journal& journal, const Id16& credit_id, int64_t micro, bool cl
   for (const Left& hop : hops) {
     const int64_t back = close ? hop.micro : std::min(hop.micro, micro);
     journal.db().Execute(
-        "UPDATE credit_hop SET returned_micro = returned_micro + ?, open = ? WHERE credit_id = ? AND party_no = ?",
+        "UPDATE credit_hop SET returned_micro = returned_micro + ?1, open = ?2, seal = iif(?2 = 1, NULL, "
+        "gantry_row_hash(credit_id, party_no, granted_micro, spent_micro, returned_micro + ?1, ?2)) "
+        "WHERE credit_id = ?3 AND party_no = ?4",
         back, close ? 0 : 1, credit_id, hop.party_no);
     journal.ChangeHeld(journal.Open(hop.party_no, "customer", hop.currency), -back);
   }
@@ -63,8 +65,9 @@ Taken TakeAbove(Journal& journal, const PartyRow& buyer, const Id16& credit_id, 
   const int64_t back = close ? left - taken.held_micro : 0;
   if (taken.held_micro > 0 || back > 0) {
     journal.db().Execute(
-        "UPDATE credit_hop SET spent_micro = spent_micro + ?, returned_micro = returned_micro + ?, open = ? "
-        "WHERE credit_id = ? AND party_no = ?",
+        "UPDATE credit_hop SET spent_micro = spent_micro + ?1, returned_micro = returned_micro + ?2, open = ?3, "
+        "seal = iif(?3 = 1, NULL, gantry_row_hash(credit_id, party_no, granted_micro, spent_micro + ?1, "
+        "returned_micro + ?2, ?3)) WHERE credit_id = ?4 AND party_no = ?5",
         taken.held_micro, back, close ? 0 : 1, credit_id, buyer.party_no);
     journal.ChangeHeld(journal.Open(buyer.party_no, "customer", buyer.currency), -back);
   }

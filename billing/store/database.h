@@ -53,6 +53,8 @@ class Rows {
   bool Next();
   int64_t Int(int column) const;
   std::string Text(int column) const;  // TEXT or BLOB as bytes; "" for NULL
+  // The same without a copy, until Next.
+  absl::string_view View(int column) const;
   // A BLOB of 16 bytes; zero for anything else.
   Id16 Id(int column) const;
   bool IsNull(int column) const;

@@ -33,6 +33,7 @@ class StoreTest : public testing::Test {
     store_.reset();
     Store::Options options;
     options.path = path();
+    options.group_time_max = options.group_time;  // whatever the disk of the test
     options.on_commit = [this](double, int commands) {
       ++commits_;
       commands_ += commands;
@@ -283,6 +284,31 @@ TEST_F(StoreTest, AGroupTakesNoFurtherCommandAfterItsTime) {
   all.WaitForNotification();
   EXPECT_GE(commits_ - before, 7) << "5 ms hold three commands of 2 ms";
   EXPECT_LE(commits_ - before, 21);
+}
+
+TEST_F(StoreTest, WhatACommandKeepsIsForgottenAfterAnythingElseAndAfterAnythingUndone) {
+  struct Seen {
+    int times = 0;
+  };
+  int times = 0;
+  const auto keeping = [&](const absl::Status& end) {
+    absl::Notification over;
+    store_->WriteKeeping([&](Database& db) { return times = ++db.Kept<Seen>()->times, end; },
+                         [&](const absl::Status&) { over.Notify(); });
+    over.WaitForNotification();
+    return times;
+  };
+  EXPECT_EQ(keeping(absl::OkStatus()), 1);
+  EXPECT_EQ(keeping(absl::OkStatus()), 2);
+  ASSERT_TRUE(store_
+                  ->WriteAndWait([](Database& db) {
+                    EXPECT_EQ(db.Kept<Seen>(), nullptr);
+                    return absl::OkStatus();
+                  })
+                  .ok());
+  EXPECT_EQ(keeping(absl::OkStatus()), 1);
+  EXPECT_EQ(keeping(absl::NotFoundError("undone")), 2);
+  EXPECT_EQ(keeping(absl::OkStatus()), 1);
 }
 
 TEST_F(StoreTest, AQueryEndsWithItsTime) {

@@ -205,8 +205,9 @@ absl::StatusOr<Verdict> AppendOne(UsageBook& book, int64_t worker_no, const v1::
   }
   db.Execute(
       "INSERT INTO witness (record_id, request_id, party_no, worker_no, attempt, sequence, from_index, to_index, "
-      "prompt_tokens, cached_tokens, recomputed_tokens, finish_reason, model_no, ended_us) "
-      "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      "prompt_tokens, cached_tokens, recomputed_tokens, finish_reason, model_no, ended_us, seal) "
+      "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, "
+      "gantry_row_hash(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14))",
       row.record_id, request, row.party_no, worker_no, row.attempt, row.sequence, row.from_index, row.to_index,
       row.prompt_tokens, row.cached_tokens, row.recomputed_tokens, row.finish_reason, row.model_no,
       EndOf(record.age_ms(), 0, now_us));

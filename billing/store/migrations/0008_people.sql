@@ -33,3 +33,8 @@ CREATE INDEX quote_by_seller ON quote (seller_no);
 CREATE TRIGGER quote_content_immutable BEFORE UPDATE OF number, seller_no, buyer_name, content, drafted_us, open_until_us
 ON quote BEGIN SELECT RAISE(ABORT, 'what a quote offers is immutable'); END;
 CREATE TRIGGER quote_kept BEFORE DELETE ON quote BEGIN SELECT RAISE(ABORT, 'quotes are kept'); END;
+
+-- What is rare among transfers, by account: what came in (a query names `kind <= 2`), and all but usage (`kind > 3`).
+CREATE INDEX transfer_paid_in ON transfer (credit_account) WHERE kind <= 2;
+CREATE INDEX transfer_unusual_by_debit ON transfer (debit_account) WHERE kind > 3;
+CREATE INDEX transfer_unusual_by_credit ON transfer (credit_account) WHERE kind > 3;
