@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "billing/ledger/ledger.h"
+#include "billing/parties/parking.h"
 #include "engine/base/status_macros.h"
 
 namespace gantry::billing {
@@ -24,7 +25,9 @@ absl::StatusOr<std::vector<PartyRow>> Spenders(Database& db, PartyRow party) {
     return absl::FailedPreconditionError(absl::StrCat("party ", party.name, " is not active"));
   }
   if (party.depth == 0) return absl::InvalidArgumentError("the house does not buy from itself");
-  return BuyersAbove(db, std::move(party));
+  GANTRY_ASSIGN_OR_RETURN(std::vector<PartyRow> buyers, BuyersAbove(db, std::move(party)));
+  GANTRY_RETURN_IF_ERROR(CheckNotParked(buyers));
+  return buyers;
 }
 
 absl::Status Insufficient(const PartyRow& party, const Funds& funds, int64_t above, int64_t asked) {

@@ -11,7 +11,7 @@ namespace {
 // Columns as Read reads them.
 #define PARTY_COLUMNS                                                                                                 \
   "party_no, party_id, kind, name, legal_name, currency, status, coalesce(parent_no, 0), depth, credit_limit_micro, " \
-  "time_zone, created_us"
+  "time_zone, created_us, EXISTS (SELECT 1 FROM parked_party k WHERE k.party_no = party.party_no)"
 
 PartyRow Read(const Rows& rows) {
   return {.party_no = rows.Int(0),
@@ -25,7 +25,8 @@ PartyRow Read(const Rows& rows) {
           .depth = static_cast<int>(rows.Int(8)),
           .credit_limit_micro = rows.Int(9),
           .time_zone = rows.Text(10),
-          .created_us = rows.Int(11)};
+          .created_us = rows.Int(11),
+          .parked = rows.Int(12) != 0};
 }
 
 }  // namespace

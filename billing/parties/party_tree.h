@@ -28,6 +28,7 @@ struct PartyRow {
   int64_t credit_limit_micro = 0;
   std::string time_zone;
   int64_t created_us = 0;
+  bool parked = false;  // billing/parties/parking.h
 };
 
 // NOT_FOUND: no such party.

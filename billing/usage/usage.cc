@@ -9,6 +9,7 @@
 #include "billing/catalog/plans.h"
 #include "billing/ledger/credit.h"
 #include "billing/parties/party_tree.h"
+#include "billing/usage/aside.h"
 #include "billing/usage/event.h"
 #include "billing/usage/hops.h"
 #include "billing/usage/losses.h"
@@ -134,6 +135,14 @@ absl::StatusOr<Verdict> AppendOne(UsageBook& book, const v1::UsageRecord& record
   if (verdict.kind == Verdict::kRejected) return verdict;
   absl::StatusOr<PartyRow> tenant = book.Party(*Id16::FromBytes(record.party_id()));
   if (!tenant.ok() || tenant->depth == 0) return Rejected("party_id: expected a tenant that is known");
+  GANTRY_ASSIGN_OR_RETURN(const bool parked, book.IsParked(*tenant));
+  if (parked) {
+    for (const UsageEvent& booked : EventsOf(db, *Id16::FromBytes(record.request_id()))) {
+      if (booked.record_id == *Id16::FromBytes(record.record_id())) return Verdict{Verdict::kKnown, ""};
+    }
+    return KeepAside(db, record, tenant->party_no, now_us) ? Verdict{}
+                                                           : Rejected("record_id is known with other content");
+  }
   CreditRef credit = FindCredit(db, Id16::FromBytes(record.slice_id()).value_or(Id16{}),
                                 Id16::FromBytes(record.hold_id()).value_or(Id16{}));
   if (credit.party_no != tenant->party_no) credit = {};  // somebody else's money pays for nothing

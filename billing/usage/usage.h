@@ -8,6 +8,9 @@
 // A record is known by its id: a repeat is acknowledged and changes nothing; the same id with other content is
 // rejected, but for one case: after a crash a gateway may close a request as GATEWAY_LOST whose better record is here
 // already.
+//
+// Usage of a parked party (billing/parties/parking.h) is acknowledged as well, kept as it came and booked once the party
+// is released.
 #pragma once
 
 #include <cstdint>

@@ -32,6 +32,12 @@ absl::StatusOr<PartyRow> UsageBook::Party(const Id16& party_id) {
   return memory_->parties[row.party_no] = std::move(row);
 }
 
+absl::StatusOr<bool> UsageBook::IsParked(const PartyRow& party) {
+  if (party.parked || party.depth <= 1) return party.parked;
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow parent, Party(party.parent_no));
+  return IsParked(parent);
+}
+
 int64_t UsageBook::KeyNo(const Id16& key_id) {
   auto found = memory_->keys.find(key_id);
   if (found != memory_->keys.end()) return found->second;

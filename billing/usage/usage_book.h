@@ -40,6 +40,8 @@ class UsageBook {
 
   absl::StatusOr<PartyRow> Party(int64_t party_no);
   absl::StatusOr<PartyRow> Party(const Id16& party_id);
+  // Whether it or somebody above it is parked.
+  absl::StatusOr<bool> IsParked(const PartyRow& party);
   // 0: no key of ours.
   int64_t KeyNo(const Id16& key_id);
   absl::StatusOr<PartyRow> House();
