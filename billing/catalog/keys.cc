@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "billing/ledger/key_budget.h"
 #include "billing/parties/party_tree.h"
 #include "engine/base/status_macros.h"
 #include "services/common/api_key.h"
@@ -24,12 +25,13 @@ namespace {
 constexpr int kListLimit = 64;
 constexpr size_t kEntryLimit = 128;
 constexpr size_t kPepperBytes = 32;
+constexpr uint64_t kOverlapMaxS = 90 * 86'400;
 
 // Columns as ReadKey and ReadRecord read them.
 #define KEY_COLUMNS                                                                                             \
   "k.key_id, k.public_id, p.party_id, k.label, k.created_us, k.expires_us, k.revoked_us, k.scopes, k.models, "  \
   "k.cidrs, k.requests_per_minute, k.tokens_per_minute, k.concurrency, k.budget_micro, k.secret_hmac, p.name, " \
-  "p.status"
+  "p.status, coalesce((SELECT b.period FROM key_budget JOIN budget b USING (budget_no) WHERE key_no = k.key_no), 0)"
 
 using Lines = google::protobuf::RepeatedPtrField<std::string>;
 
@@ -37,7 +39,7 @@ void Split(const std::string& stored, Lines* list) {
   for (absl::string_view entry : absl::StrSplit(stored, '\n', absl::SkipEmpty())) list->Add(std::string(entry));
 }
 
-absl::StatusOr<std::string> Join(const char* name, const Lines& list) {
+absl::Status CheckList(const char* name, const Lines& list) {
   if (list.size() > kListLimit) {
     return absl::InvalidArgumentError(absl::StrCat(name, ": expected at most ", kListLimit, " entries"));
   }
@@ -47,7 +49,7 @@ absl::StatusOr<std::string> Join(const char* name, const Lines& list) {
           absl::StrCat(name, ": expected entries of 1..", kEntryLimit, " bytes without line breaks"));
     }
   }
-  return absl::StrJoin(list, "\n");
+  return absl::OkStatus();
 }
 
 v1::Key ReadKey(const Rows& rows) {
@@ -66,6 +68,7 @@ v1::Key ReadKey(const Rows& rows) {
   key.set_tokens_per_minute(static_cast<uint64_t>(rows.Int(11)));
   key.set_concurrency(static_cast<uint32_t>(rows.Int(12)));
   key.set_budget_micro(rows.Int(13));
+  key.set_budget_period(static_cast<v1::BudgetPeriod>(rows.Int(17)));
   return key;
 }
 
@@ -87,6 +90,7 @@ v1::KeyRecord ReadRecord(const Rows& rows) {
   record.set_tokens_per_minute(key.tokens_per_minute());
   record.set_concurrency(key.concurrency());
   record.set_budget_micro(key.budget_micro());
+  record.set_budget_period(key.budget_period());
   return record;
 }
 
@@ -98,30 +102,61 @@ std::vector<v1::KeyRecord> ReadRecords(Rows rows) {
 
 }  // namespace
 
+namespace {
+
+// Stores a key with the terms in `key`; its ids are made here.
+CreatedKey InsertKey(Database& db, const PartyRow& party, v1::Key key, const Secret& pepper, int64_t now_us) {
+  NewApiKey made = MakeApiKey("live");
+  key.set_key_id(NewTimeOrderedId().ToBytes());
+  key.set_public_id(made.public_id);
+  key.set_party_id(party.party_id.ToBytes());
+  key.set_created_us(now_us);
+  db.Execute(
+      "INSERT INTO api_key (key_id, public_id, secret_hmac, party_no, label, created_us, expires_us, revoked_us, "
+      "scopes, models, cidrs, requests_per_minute, tokens_per_minute, concurrency, budget_micro) "
+      "VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?)",
+      Blob{key.key_id()}, key.public_id(), Blob{HmacOfSecret(pepper, made.secret)}, party.party_no, key.label(), now_us,
+      key.expires_us(), absl::StrJoin(key.scopes(), "\n"), absl::StrJoin(key.models(), "\n"),
+      absl::StrJoin(key.cidrs(), "\n"), key.requests_per_minute(), key.tokens_per_minute(), key.concurrency(),
+      key.budget_micro());
+  return {.key = std::move(key), .text = std::move(made.text)};
+}
+
+absl::Status MayHaveKeys(const PartyRow& party) {
+  if (party.kind != v1::PARTY_KIND_HOUSE && party.status != v1::PARTY_STATUS_CLOSED) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("`", party.name, "` cannot have keys"));
+}
+
+// How far the budget of each key has been used.
+absl::Status AddUse(Database& db, const PartyRow& party, int64_t now_us, v1::Key* key) {
+  if (key->budget_micro() == 0) return absl::OkStatus();
+  GANTRY_ASSIGN_OR_RETURN(const Budget budget, BudgetOf(db, party, *Id16::FromBytes(key->key_id()), now_us));
+  key->set_used_micro(budget.used_micro);
+  key->set_resets_us(budget.period == v1::BUDGET_PERIOD_LIFE ? 0 : budget.to_us);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<CreatedKey> CreateKey(Database& db, const v1::CreateKeyRequest& request, const Secret& pepper,
                                      int64_t now_us) {
   GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, request.party_name()));
-  if (party.kind == v1::PARTY_KIND_HOUSE || party.status == v1::PARTY_STATUS_CLOSED) {
-    return absl::FailedPreconditionError(absl::StrCat("`", party.name, "` cannot have keys"));
-  }
+  GANTRY_RETURN_IF_ERROR(MayHaveKeys(party));
   if (request.label().size() > 64) return absl::InvalidArgumentError("label: expected at most 64 bytes");
   if (request.expires_us() != 0 && request.expires_us() <= now_us) {
     return absl::InvalidArgumentError("expires_us: expected a time to come, or 0 for never");
   }
   if (request.budget_micro() < 0) return absl::InvalidArgumentError("budget_micro: expected >= 0");
-  GANTRY_ASSIGN_OR_RETURN(std::string scopes, Join("scopes", request.scopes()));
-  GANTRY_ASSIGN_OR_RETURN(std::string models, Join("models", request.models()));
-  GANTRY_ASSIGN_OR_RETURN(std::string cidrs, Join("cidrs", request.cidrs()));
+  const bool periodic = request.budget_period() != v1::BUDGET_PERIOD_UNSPECIFIED;
+  if (periodic && (!v1::BudgetPeriod_IsValid(request.budget_period()) || request.budget_micro() == 0)) {
+    return absl::InvalidArgumentError("budget_period: expected day, month or life, with a budget_micro above 0");
+  }
+  GANTRY_RETURN_IF_ERROR(CheckList("scopes", request.scopes()));
+  GANTRY_RETURN_IF_ERROR(CheckList("models", request.models()));
+  GANTRY_RETURN_IF_ERROR(CheckList("cidrs", request.cidrs()));
 
-  NewApiKey made = MakeApiKey("live");
-  CreatedKey created;
-  created.text = std::move(made.text);
-  v1::Key& key = created.key;
-  key.set_key_id(NewTimeOrderedId().ToBytes());
-  key.set_public_id(made.public_id);
-  key.set_party_id(party.party_id.ToBytes());
+  v1::Key key;
   key.set_label(request.label());
-  key.set_created_us(now_us);
   key.set_expires_us(request.expires_us());
   *key.mutable_scopes() = request.scopes();
   *key.mutable_models() = request.models();
@@ -130,23 +165,58 @@ absl::StatusOr<CreatedKey> CreateKey(Database& db, const v1::CreateKeyRequest& r
   key.set_tokens_per_minute(request.tokens_per_minute());
   key.set_concurrency(request.concurrency());
   key.set_budget_micro(request.budget_micro());
-  db.Execute(
-      "INSERT INTO api_key (key_id, public_id, secret_hmac, party_no, label, created_us, expires_us, revoked_us, "
-      "scopes, models, cidrs, requests_per_minute, tokens_per_minute, concurrency, budget_micro) "
-      "VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?)",
-      Blob{key.key_id()}, key.public_id(), Blob{HmacOfSecret(pepper, made.secret)}, party.party_no, key.label(), now_us,
-      key.expires_us(), scopes, models, cidrs, key.requests_per_minute(), key.tokens_per_minute(), key.concurrency(),
-      key.budget_micro());
+  if (request.budget_micro() > 0) {
+    key.set_budget_period(periodic ? request.budget_period() : v1::BUDGET_PERIOD_LIFE);
+  }
+  CreatedKey created = InsertKey(db, party, std::move(key), pepper, now_us);
+  if (request.budget_micro() > 0) {
+    AddBudget(db, db.LastRowId(), created.key.budget_period(), request.budget_micro());
+    GANTRY_RETURN_IF_ERROR(AddUse(db, party, now_us, &created.key));
+  }
   return created;
 }
 
-absl::StatusOr<v1::ListKeysResponse> ListKeys(Database& db, const std::string& party_name) {
+absl::StatusOr<CreatedKey> RotateKey(Database& db, const v1::RotateKeyRequest& request, const Secret& pepper,
+                                     int64_t now_us) {
+  if (request.overlap_s() > kOverlapMaxS) {
+    return absl::InvalidArgumentError(absl::StrCat("overlap_s: expected at most ", kOverlapMaxS, " (90 days)"));
+  }
+  v1::Key old;
+  int64_t old_no = 0;
+  {
+    Rows rows =
+        db.Query("SELECT " KEY_COLUMNS ", k.key_no FROM api_key k JOIN party p USING (party_no) WHERE k.public_id = ?",
+                 request.public_id());
+    if (!rows.Next()) return absl::NotFoundError(absl::StrCat("no key with id ", request.public_id()));
+    old = ReadKey(rows);
+    old_no = rows.Int(18);
+  }
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyById(db, *Id16::FromBytes(old.party_id())));
+  GANTRY_RETURN_IF_ERROR(MayHaveKeys(party));
+  if (old.revoked_us() != 0 || (old.expires_us() != 0 && old.expires_us() <= now_us)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("key ", request.public_id(), " has ended already; make a new one instead"));
+  }
+  const int64_t end_us = now_us + static_cast<int64_t>(request.overlap_s()) * 1'000'000;
+  if (old.expires_us() == 0 || end_us < old.expires_us()) {
+    db.Execute("UPDATE api_key SET expires_us = ? WHERE key_no = ?", std::max(end_us, now_us + 1), old_no);
+  }
+  CreatedKey created = InsertKey(db, party, old, pepper, now_us);
+  if (old.budget_micro() > 0) ShareBudget(db, db.LastRowId(), old_no);
+  GANTRY_RETURN_IF_ERROR(AddUse(db, party, now_us, &created.key));
+  return created;
+}
+
+absl::StatusOr<v1::ListKeysResponse> ListKeys(Database& db, const std::string& party_name, int64_t now_us) {
   GANTRY_ASSIGN_OR_RETURN(PartyRow party, PartyByName(db, party_name));
   v1::ListKeysResponse response;
-  Rows rows = db.Query("SELECT " KEY_COLUMNS
-                       " FROM api_key k JOIN party p USING (party_no) WHERE p.party_id = ? ORDER BY k.created_us",
-                       party.party_id);
-  while (rows.Next()) *response.add_keys() = ReadKey(rows);
+  {
+    Rows rows = db.Query("SELECT " KEY_COLUMNS
+                         " FROM api_key k JOIN party p USING (party_no) WHERE p.party_id = ? ORDER BY k.created_us",
+                         party.party_id);
+    while (rows.Next()) *response.add_keys() = ReadKey(rows);
+  }
+  for (v1::Key& key : *response.mutable_keys()) GANTRY_RETURN_IF_ERROR(AddUse(db, party, now_us, &key));
   return response;
 }
 

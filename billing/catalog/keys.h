@@ -21,7 +21,11 @@ struct CreatedKey {
 };
 absl::StatusOr<CreatedKey> CreateKey(Database& db, const v1::CreateKeyRequest& request, const Secret& pepper,
                                      int64_t now_us);
-absl::StatusOr<v1::ListKeysResponse> ListKeys(Database& db, const std::string& party_name);
+// A new key with the terms of another, which expires after the overlap unless it does so before. Their budget is one.
+// FAILED_PRECONDITION: the other has ended already.
+absl::StatusOr<CreatedKey> RotateKey(Database& db, const v1::RotateKeyRequest& request, const Secret& pepper,
+                                     int64_t now_us);
+absl::StatusOr<v1::ListKeysResponse> ListKeys(Database& db, const std::string& party_name, int64_t now_us);
 // Revoking twice is revoking once.
 absl::StatusOr<v1::Key> RevokeKey(Database& db, const v1::RevokeKeyRequest& request, int64_t now_us);
 

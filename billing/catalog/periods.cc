@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "billing/parties/calendar.h"
 #include "engine/base/status_macros.h"
 
 namespace gantry::billing {
@@ -17,20 +18,10 @@ int64_t NumberOf(absl::CivilMonth month) {
   return month.year() * 100 + month.month();
 }
 
-int64_t StartOf(absl::CivilMonth month, absl::TimeZone zone) {
-  // `pre` of a repeated hour is its first pass. In a gap `trans` is its end: the first instant of the new month.
-  const absl::TimeZone::TimeInfo info = zone.At(absl::CivilSecond(month));
-  return absl::ToUnixMicros(info.kind == absl::TimeZone::TimeInfo::SKIPPED ? info.trans : info.pre);
-}
-
-absl::StatusOr<absl::TimeZone> ZoneNamed(const std::string& name) {
-  absl::TimeZone zone;
-  if (absl::LoadTimeZone(name, &zone)) return zone;
-  return absl::NotFoundError(absl::StrCat("the time zone `", name, "` is not known here; install the system's tzdata"));
-}
-
 Period Month(absl::CivilMonth month, absl::TimeZone zone) {
-  return {.period = NumberOf(month), .from_us = StartOf(month, zone), .to_us = StartOf(month + 1, zone)};
+  return {.period = NumberOf(month),
+          .from_us = CivilStartUs(absl::CivilSecond(month), zone),
+          .to_us = CivilStartUs(absl::CivilSecond(month + 1), zone)};
 }
 
 // What is stored of a period, or nothing.

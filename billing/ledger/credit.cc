@@ -4,8 +4,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "billing/ledger/credit_hops.h"
+#include "billing/ledger/key_budget.h"
 #include "billing/ledger/ledger.h"
-#include "billing/parties/parking.h"
 #include "engine/base/status_macros.h"
 
 namespace gantry::billing {
@@ -17,28 +18,6 @@ absl::StatusOr<Id16> IdField(const char* name, const std::string& bytes) {
     return absl::InvalidArgumentError(absl::StrCat(name, ": expected 16 bytes, not all zero, found ", bytes.size()));
   }
   return *id;
-}
-
-// The party that wants to spend, with everybody above it who spends with it.
-absl::StatusOr<std::vector<PartyRow>> Spenders(Database& db, PartyRow party) {
-  if (party.status != v1::PARTY_STATUS_ACTIVE) {
-    return absl::FailedPreconditionError(absl::StrCat("party ", party.name, " is not active"));
-  }
-  if (party.depth == 0) return absl::InvalidArgumentError("the house does not buy from itself");
-  GANTRY_ASSIGN_OR_RETURN(std::vector<PartyRow> buyers, BuyersAbove(db, std::move(party)));
-  GANTRY_RETURN_IF_ERROR(CheckNotParked(buyers));
-  return buyers;
-}
-
-absl::Status Insufficient(const PartyRow& party, const Funds& funds, int64_t above, int64_t asked) {
-  if (funds.available_micro >= asked) {
-    return absl::FailedPreconditionError(absl::StrCat("insufficient funds of the reseller of ", party.name,
-                                                      ": available ", above, ", asked ", asked, " (millionths of ",
-                                                      party.currency, ")"));
-  }
-  return absl::FailedPreconditionError(absl::StrCat("insufficient funds: balance ", funds.posted_micro, ", held ",
-                                                    funds.held_micro, ", available ", funds.available_micro, ", asked ",
-                                                    asked, " (millionths of ", party.currency, ")"));
 }
 
 struct HoldRow {
@@ -77,6 +56,7 @@ absl::Status EndHold(Database& db, HoldRow& hold, v1::HoldState state) {
   Journal journal(db);
   journal.ChangeHeld(journal.Open(party.party_no, "customer", party.currency), -hold.response.held_micro());
   ReturnAbove(journal, hold.hold_id, 0, /*close=*/true);
+  ReturnToBudget(db, hold.hold_id, 0, /*close=*/true);
   hold.response.set_state(state);
   return absl::OkStatus();
 }
@@ -104,11 +84,35 @@ absl::StatusOr<int64_t> EnterEpoch(Database& db, const Id16& gateway, uint64_t e
   }
   if (static_cast<int64_t>(epoch) > newest) {
     db.Execute("UPDATE gateway SET epoch = ?, since_us = ? WHERE gateway_no = ?", epoch, now_us, number);
+    db.Execute("DELETE FROM gateway_end WHERE gateway_no = ?", number);
   }
   return number;
 }
 
-absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantSliceRequest& request, int64_t now_us) {
+namespace {
+
+// Whether somebody other than the gateway's own slices of this party has money that may come back.
+bool OthersHold(Database& db, const CreditScope& scope, const Id16& gateway, const PartyRow& party) {
+  const std::vector<Lender> lenders = LendersOf(db, scope);
+  if (scope.kind != CreditScope::kTenant) return !lenders.empty();
+  for (const Lender& lender : lenders) {
+    if (lender.gateway_id != gateway) return true;
+  }
+  if (lenders.empty()) return false;
+  Rows rows =
+      db.Query("SELECT 1 FROM key_budget JOIN api_key USING (key_no) WHERE party_no = ? LIMIT 1", party.party_no);
+  return rows.Next();  // slices of keys with budgets are not those of the others
+}
+
+// What a period has left to run bounds the slices that count in it.
+uint64_t LifeMs(const Budget& budget, int64_t now_us) {
+  return static_cast<uint64_t>(std::min(kSliceLifeMs, (budget.to_us - now_us) / 1000));
+}
+
+}  // namespace
+
+absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantSliceRequest& request, int64_t now_us,
+                                                  const Lending& lending) {
   GANTRY_ASSIGN_OR_RETURN(Id16 slice, IdField("slice_id", request.slice_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 gateway, IdField("gateway_id", request.gateway_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 party_id, IdField("party_id", request.party_id()));
@@ -117,11 +121,19 @@ absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantS
   }
   GANTRY_ASSIGN_OR_RETURN(const int64_t gateway_no, EnterEpoch(db, gateway, request.gateway_epoch(), now_us));
   GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyById(db, party_id));
+  Budget budget;
+  if (!request.key_id().empty()) {
+    GANTRY_ASSIGN_OR_RETURN(const Id16 key_id, IdField("key_id", request.key_id()));
+    GANTRY_ASSIGN_OR_RETURN(budget, BudgetOf(db, party, key_id, now_us));
+  }
 
   v1::GrantSliceResponse response;
   response.set_slice_id(request.slice_id());
-  response.set_ttl_ms(kSliceLifeMs);
-  bool repeat = false;
+  response.set_currency(party.currency);
+  response.set_ttl_ms(LifeMs(budget, now_us));
+  Journal journal(db);
+  GANTRY_ASSIGN_OR_RETURN(CreditScopes scopes, CreditScopes::Of(journal, party, budget));
+  response.set_available_micro(scopes.available_micro());
   {
     Rows rows = db.Query(
         "SELECT party_no, gateway_no, wanted_micro, minimum_micro, granted_micro FROM slice WHERE slice_id = ?", slice);
@@ -131,28 +143,33 @@ absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantS
         return absl::AlreadyExistsError(absl::StrCat("slice ", slice.ToHex(), " was asked for with other contents"));
       }
       response.set_granted_micro(rows.Int(4));
-      repeat = true;
+      return response;
     }
   }
-  GANTRY_ASSIGN_OR_RETURN(const std::vector<PartyRow> buyers, Spenders(db, party));
-  Journal journal(db);
-  const Funds funds = FundsOf(journal, party);
-  const int64_t above = AvailableAbove(journal, buyers);
-  int64_t available = std::min(funds.available_micro, above);
-  if (!repeat) {
-    if (available < request.minimum_micro()) return Insufficient(party, funds, above, request.minimum_micro());
-    response.set_granted_micro(std::min(request.wanted_micro(), available));
-    available -= response.granted_micro();
-    journal.ChangeHeld(journal.Open(party.party_no, "customer", party.currency), response.granted_micro());
-    HoldAbove(journal, buyers, slice, response.granted_micro());
-    db.Execute(
-        "INSERT INTO slice (slice_id, party_no, gateway_no, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
-        "open, granted_us) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)",
-        slice, party.party_no, gateway_no, request.gateway_epoch(), request.wanted_micro(), request.minimum_micro(),
-        response.granted_micro(), now_us);
+  for (const CreditScope& scope : scopes.all()) {
+    if (scope.left_micro() < request.minimum_micro()) return scopes.Refuse(scope, request.minimum_micro());
   }
-  response.set_currency(party.currency);
-  response.set_available_micro(available);
+  bool reserve = response.ttl_ms() < kLeastSliceLifeMs;
+  for (const CreditScope& scope : scopes.all()) {
+    reserve = reserve || (lending.gateways > 1 && scope.left_micro() / lending.gateways < request.wanted_micro()) ||
+              (lending.called_back && lending.called_back(scope));
+  }
+  if (const CreditScope* scope = scopes.ShortOf(request.minimum_micro()); scope != nullptr && !reserve) {
+    if (!OthersHold(db, *scope, gateway, party)) return scopes.Refuse(*scope, request.minimum_micro());
+    reserve = true;
+  }
+  if (reserve) {
+    response.set_reserve(true);
+    return response;
+  }
+  response.set_granted_micro(std::min(request.wanted_micro(), scopes.available_micro()));
+  scopes.Hold(slice, response.granted_micro());
+  response.set_available_micro(response.available_micro() - response.granted_micro());
+  db.Execute(
+      "INSERT INTO slice (slice_id, party_no, gateway_no, gateway_epoch, wanted_micro, minimum_micro, granted_micro, "
+      "open, granted_us) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)",
+      slice, party.party_no, gateway_no, request.gateway_epoch(), request.wanted_micro(), request.minimum_micro(),
+      response.granted_micro(), now_us);
   return response;
 }
 
@@ -190,6 +207,7 @@ absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::Retu
   Journal journal(db);
   journal.ChangeHeld(journal.Open(party.party_no, "customer", party.currency), returned - now_returned);
   ReturnAbove(journal, slice, now_returned - returned, request.close());
+  ReturnToBudget(db, slice, now_returned - returned, request.close());
   response.set_remaining_micro(granted - spent - now_returned);
   return response;
 }
@@ -198,25 +216,27 @@ absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::Retu
 
 namespace {
 
-// Of the party and of everybody above it, or of nobody.
-absl::Status SetAside(Database& db, const PartyRow& party, const Id16& hold, int64_t micro) {
-  GANTRY_ASSIGN_OR_RETURN(const std::vector<PartyRow> buyers, Spenders(db, party));
+// Of every scope, or of none.
+absl::Status SetAside(Database& db, const PartyRow& party, Budget budget, const Id16& hold, int64_t micro,
+                      CreditScope* short_of) {
   Journal journal(db);
-  const Funds funds = FundsOf(journal, party);
-  const int64_t above = AvailableAbove(journal, buyers);
-  if (std::min(funds.available_micro, above) < micro) return Insufficient(party, funds, above, micro);
-  journal.ChangeHeld(journal.Open(party.party_no, "customer", party.currency), micro);
-  HoldAbove(journal, buyers, hold, micro);
+  GANTRY_ASSIGN_OR_RETURN(CreditScopes scopes, CreditScopes::Of(journal, party, std::move(budget)));
+  if (const CreditScope* scope = scopes.ShortOf(micro)) {
+    if (short_of != nullptr) *short_of = *scope;
+    return scopes.Refuse(*scope, micro);
+  }
+  scopes.Hold(hold, micro);
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest& request, int64_t now_us) {
+absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest& request, int64_t now_us,
+                                         CreditScope* short_of) {
   GANTRY_ASSIGN_OR_RETURN(Id16 hold, IdField("hold_id", request.hold_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 gateway, IdField("gateway_id", request.gateway_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 party_id, IdField("party_id", request.party_id()));
-  GANTRY_RETURN_IF_ERROR(IdField("key_id", request.key_id()).status());
+  GANTRY_ASSIGN_OR_RETURN(Id16 key_id, IdField("key_id", request.key_id()));
   GANTRY_ASSIGN_OR_RETURN(Id16 request_id, IdField("request_id", request.request_id()));
   GANTRY_RETURN_IF_ERROR(IdField("plan_version_id", request.plan_version_id()).status());
   if (request.amount_micro() <= 0) return absl::InvalidArgumentError("amount_micro: expected > 0");
@@ -232,7 +252,8 @@ absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest&
       return row.response;
     }
   }
-  GANTRY_RETURN_IF_ERROR(SetAside(db, party, hold, request.amount_micro()));
+  GANTRY_ASSIGN_OR_RETURN(Budget budget, BudgetOf(db, party, key_id, now_us));
+  GANTRY_RETURN_IF_ERROR(SetAside(db, party, std::move(budget), hold, request.amount_micro(), short_of));
   db.Execute(
       "INSERT INTO hold (hold_id, party_no, gateway_no, gateway_epoch, request_id, first_micro, held_micro, state, "
       "granted_us) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)",
@@ -242,7 +263,7 @@ absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest&
   return row.response;
 }
 
-absl::StatusOr<v1::HoldResponse> ExtendHold(Database& db, const v1::ExtendHoldRequest& request) {
+absl::StatusOr<v1::HoldResponse> ExtendHold(Database& db, const v1::ExtendHoldRequest& request, CreditScope* short_of) {
   GANTRY_ASSIGN_OR_RETURN(HoldRow hold, FindHold(db, request.hold_id()));
   if (request.add_micro() <= 0) return absl::InvalidArgumentError("add_micro: expected > 0");
   if (request.extension() == hold.extensions && request.add_micro() == hold.last_extension_micro) return hold.response;
@@ -252,7 +273,8 @@ absl::StatusOr<v1::HoldResponse> ExtendHold(Database& db, const v1::ExtendHoldRe
   }
   if (hold.response.state() != v1::HOLD_STATE_PENDING) return absl::FailedPreconditionError("the hold has ended");
   GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByNo(db, hold.party_no));
-  GANTRY_RETURN_IF_ERROR(SetAside(db, party, hold.hold_id, request.add_micro()));
+  Budget budget = BudgetOfCredit(db, hold.hold_id);
+  GANTRY_RETURN_IF_ERROR(SetAside(db, party, std::move(budget), hold.hold_id, request.add_micro(), short_of));
   db.Execute("UPDATE hold SET held_micro = held_micro + ?, extensions = ?, last_extension_micro = ? WHERE hold_id = ?",
              request.add_micro(), request.extension(), request.add_micro(), Blob{request.hold_id()});
   GANTRY_ASSIGN_OR_RETURN(hold, FindHold(db, request.hold_id()));
@@ -307,6 +329,7 @@ int64_t TakeHeld(Journal& journal, const CreditRef& credit, Account& account, in
   if (credit.kind == CreditRef::kSlice) {
     if (taken > 0) {
       journal.db().Execute("UPDATE slice SET spent_micro = spent_micro + ? WHERE slice_id = ?", taken, credit.id);
+      UseBudget(journal.db(), credit.id, taken, /*close=*/false);
     }
     return taken;
   }
@@ -317,6 +340,7 @@ int64_t TakeHeld(Journal& journal, const CreditRef& credit, Account& account, in
       "WHERE hold_id = ?3",
       static_cast<int64_t>(v1::HOLD_STATE_SETTLED), taken, credit.id);
   journal.ChangeHeld(account, taken - credit.left_micro);
+  UseBudget(journal.db(), credit.id, taken, /*close=*/true);
   return taken;
 }
 

@@ -6,10 +6,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "billing/ledger/credit_hops.h"
+#include "billing/ledger/credit_scopes.h"
 #include "billing/store/database.h"
 #include "gantry/v1/billing.pb.h"
 #include "services/common/ids.h"
@@ -17,19 +18,33 @@
 namespace gantry::billing {
 
 inline constexpr int64_t kSliceLifeMs = 600'000;
+// Shorter ones are not worth having: so near the end of a budget's period requests have holds of their own.
+inline constexpr uint64_t kLeastSliceLifeMs = 30'000;
 
 // Notes that a gateway runs as `epoch`; an older one than known is fenced: ABORTED. Every first contact of a gateway
 // comes here, so that what its dead predecessor held shows as open. Returns the number that rows know it by.
 absl::StatusOr<int64_t> EnterEpoch(Database& db, const Id16& gateway_id, uint64_t epoch, int64_t now_us);
 
+// What decides whether money is lent out in slices or request by request (R6).
+struct Lending {
+  int gateways = 1;  // that are attached
+  // Whether slices that take from this scope were called back a moment ago; null: none was.
+  std::function<bool(const CreditScope&)> called_back;
+};
+
+// `reserve` in the answer: what is left of some scope is less than gateways x slice, or others have to give back first.
 // Errors beside those of the contract: ABORTED for a fenced epoch, ALREADY_EXISTS for a slice id used otherwise.
-absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantSliceRequest& request, int64_t now_us);
+absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantSliceRequest& request, int64_t now_us,
+                                                  const Lending& lending = {});
 // Closing a slice that was never granted makes its id unusable: the grant may still be on its way.
 absl::StatusOr<v1::ReturnSliceResponse> ReturnSlice(Database& db, const v1::ReturnSliceRequest& request,
                                                     int64_t now_us);
 
-absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest& request, int64_t now_us);
-absl::StatusOr<v1::HoldResponse> ExtendHold(Database& db, const v1::ExtendHoldRequest& request);
+// When money is short, *short_of (may be null) is what there is too little of: others may have to give back.
+absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest& request, int64_t now_us,
+                                         CreditScope* short_of = nullptr);
+absl::StatusOr<v1::HoldResponse> ExtendHold(Database& db, const v1::ExtendHoldRequest& request,
+                                            CreditScope* short_of = nullptr);
 // Releases the hold; `amount_micro` of a hold that usage has not settled must be 0: money moves with usage only.
 absl::StatusOr<v1::HoldResponse> SettleHold(Database& db, const v1::SettleHoldRequest& request);
 absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldRequest& request);

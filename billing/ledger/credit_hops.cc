@@ -1,20 +1,9 @@
 #include "billing/ledger/credit_hops.h"
 
 #include <algorithm>
-#include <limits>
 #include <string>
 
 namespace gantry::billing {
-
-int64_t AvailableAbove(Journal& journal, const std::vector<PartyRow>& buyers) {
-  int64_t least = std::numeric_limits<int64_t>::max();
-  for (size_t i = 1; i < buyers.size(); ++i) {
-    // A reseller that may not spend has nothing for its tenants either.
-    const bool active = buyers[i].status == v1::PARTY_STATUS_ACTIVE;
-    least = std::min(least, active ? FundsOf(journal, buyers[i]).available_micro : 0);
-  }
-  return least;
-}
 
 void HoldAbove(Journal& journal, const std::vector<PartyRow>& buyers, const Id16& credit_id, int64_t micro) {
   for (size_t i = 1; i < buyers.size(); ++i) {

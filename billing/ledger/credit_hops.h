@@ -11,10 +11,7 @@
 
 namespace gantry::billing {
 
-// The least that all resellers above `tenant` have left; the largest int64 when there are none.
-int64_t AvailableAbove(Journal& journal, const std::vector<PartyRow>& buyers);
-
-// Sets `micro` aside of each of buyers[1..] under `credit_id`, or adds it. REQUIRES: micro <= AvailableAbove.
+// Sets `micro` aside of each of buyers[1..] under `credit_id`, or adds it. REQUIRES: each has it available.
 void HoldAbove(Journal& journal, const std::vector<PartyRow>& buyers, const Id16& credit_id, int64_t micro);
 
 // Gives `micro` of each back, as far as it is there; with `close` all that is left.

@@ -38,6 +38,7 @@ constexpr AccessRule kRules[] = {
     {"ListPartiesRequest", Right::kSee, Reach::kWithin, Names::kParty, "under_name"},
     {"SetPartyStatusRequest", Right::kParties, Reach::kBelow, Names::kPartyId, "party_id"},
     {"CreateKeyRequest", Right::kKeys, Reach::kWithin, Names::kParty, "party_name"},
+    {"RotateKeyRequest", Right::kKeys, Reach::kWithin, Names::kKey, "public_id"},
     {"ListKeysRequest", Right::kUsage, Reach::kWithin, Names::kParty, "party_name"},
     {"RevokeKeyRequest", Right::kKeys, Reach::kWithin, Names::kKey, "public_id"},
     {"PublishPlanVersionRequest", Right::kPrices, Reach::kWithin, Names::kParty, "seller_name"},
@@ -56,6 +57,8 @@ constexpr AccessRule kRules[] = {
     {"GetInvoiceRequest", Right::kSee, Reach::kWithin, Names::kParty, "party_name"},
     {"FinalizeInvoiceRequest", Right::kMoney, Reach::kBelow, Names::kParty, "party_name"},
     {"AuditRequest", Right::kHouse, Reach::kHouse},
+    {"ListGatewaysRequest", Right::kHouse, Reach::kHouse},
+    {"ForgetGatewayRequest", Right::kHouse, Reach::kHouse},
 
     {"SetBillingProfileRequest", Right::kMoney, Reach::kWithin, Names::kParty, "profile.party_name"},
     {"GetBillingProfileRequest", Right::kSee, Reach::kWithin, Names::kParty, "party_name"},

@@ -63,25 +63,26 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
   // ---- keys ----
   grpc::ServerUnaryReactor* CreateKey(grpc::CallbackServerContext* call, const v1::CreateKeyRequest* request,
                                       v1::CreateKeyResponse* response) override {
-    auto secret = std::make_shared<Secret>();
-    return DoOnce<v1::CreateKeyRequest, v1::CreateKeyResponse>(
-        context_, call, request, response, request->party_name(), request->label(),
-        [this, request, secret](Database& db, Change& change) -> absl::StatusOr<v1::CreateKeyResponse> {
-          GANTRY_ASSIGN_OR_RETURN(CreatedKey created,
-                                  billing::CreateKey(db, *request, context_->pepper, change.now_us));
-          v1::CreateKeyResponse answer;
-          *answer.mutable_key() = created.key;
-          change.keys = KeyRecordsOfKey(db, created.key.public_id());
-          *secret = std::move(created.text);
-          return answer;
-        },
-        // Into this answer, after the commit; the stored one has none.
-        [secret](v1::CreateKeyResponse* answer) { answer->set_secret(std::string(secret->Reveal())); });
+    return MakeKey(call, request, response, request->party_name(), request->label(),
+                   [this, request](Database& db, Change& change) {
+                     return billing::CreateKey(db, *request, context_->pepper, change.now_us);
+                   });
+  }
+  grpc::ServerUnaryReactor* RotateKey(grpc::CallbackServerContext* call, const v1::RotateKeyRequest* request,
+                                      v1::CreateKeyResponse* response) override {
+    return MakeKey(call, request, response, request->public_id(), absl::StrCat("overlap ", request->overlap_s(), " s"),
+                   [this, request](Database& db, Change& change) -> absl::StatusOr<CreatedKey> {
+                     GANTRY_ASSIGN_OR_RETURN(CreatedKey created,
+                                             billing::RotateKey(db, *request, context_->pepper, change.now_us));
+                     change.keys = KeyRecordsOfKey(db, request->public_id());
+                     return created;
+                   });
   }
   grpc::ServerUnaryReactor* ListKeys(grpc::CallbackServerContext* call, const v1::ListKeysRequest* request,
                                      v1::ListKeysResponse* response) override {
-    return Ask(context_, call, request, response,
-               [request](Database& db, const Caller&) { return billing::ListKeys(db, request->party_name()); });
+    return Ask(context_, call, request, response, [this, request](Database& db, const Caller&) {
+      return billing::ListKeys(db, request->party_name(), context_->clock());
+    });
   }
   grpc::ServerUnaryReactor* RevokeKey(grpc::CallbackServerContext* call, const v1::RevokeKeyRequest* request,
                                       v1::Key* response) override {
@@ -231,6 +232,24 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
   }
 
  private:
+  // The secret goes into this answer, after the commit; the stored one has none.
+  template <typename Request, typename Make>
+  grpc::ServerUnaryReactor* MakeKey(grpc::CallbackServerContext* call, const Request* request,
+                                    v1::CreateKeyResponse* response, std::string object, std::string detail, Make make) {
+    auto secret = std::make_shared<Secret>();
+    return DoOnce<Request, v1::CreateKeyResponse>(
+        context_, call, request, response, std::move(object), std::move(detail),
+        [make, secret](Database& db, Change& change) -> absl::StatusOr<v1::CreateKeyResponse> {
+          GANTRY_ASSIGN_OR_RETURN(CreatedKey created, make(db, change));
+          v1::CreateKeyResponse answer;
+          *answer.mutable_key() = created.key;
+          for (v1::KeyRecord& key : KeyRecordsOfKey(db, created.key.public_id())) change.keys.push_back(std::move(key));
+          *secret = std::move(created.text);
+          return answer;
+        },
+        [secret](v1::CreateKeyResponse* answer) { answer->set_secret(std::string(secret->Reveal())); });
+  }
+
   static absl::StatusOr<v1::Balance> BookTopUp(Database& db, const v1::TopUpRequest& request, int64_t now_us) {
     if (request.amount_micro() <= 0 || request.amount_micro() > kTopUpLimitMicro) {
       return absl::InvalidArgumentError(

@@ -14,7 +14,9 @@
 #include "billing/alerts/alerts.h"
 #include "billing/catalog/keys.h"
 #include "billing/catalog/plans.h"
+#include "billing/lease/lease_desk.h"
 #include "billing/ledger/credit.h"
+#include "billing/ledger/gateways.h"
 #include "billing/ledger/lots.h"
 #include "billing/outbox/courier.h"
 #include "billing/outbox/outbox.h"
@@ -50,6 +52,7 @@ struct Billing::Impl {
   std::unique_ptr<ReceiptDesk> receipts;
   std::unique_ptr<Post> post;
   std::unique_ptr<Courier> courier;
+  std::unique_ptr<LeaseDesk> leases;
   std::vector<std::unique_ptr<grpc::Service>> services;
   std::unique_ptr<RpcServer> server;
   absl::Notification stop;
@@ -109,6 +112,22 @@ struct Billing::Impl {
         .store = store.get(), .ring = receipt_ring.get(), .clock = context.clock, .source = ReceiptsFromBooks()};
     receipts = std::make_unique<ReceiptDesk>(std::move(desk));
     context.receipts = receipts.get();
+    return absl::OkStatus();
+  }
+
+  // Gateways that were granted something once may be running: nobody knows what they have counted.
+  absl::Status PrepareLeases() {
+    std::vector<Id16> may_run;
+    GANTRY_RETURN_IF_ERROR(store->ReadAndWait([&](Database& db) {
+      may_run = GatewaysThatMayRun(db);
+      return absl::OkStatus();
+    }));
+    LeaseDesk::Options desk;
+    desk.windows.monotonic = [] { return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch()); };
+    desk.windows.longest_request = absl::Milliseconds(options.longest_request_ms);
+    leases = std::make_unique<LeaseDesk>(std::move(desk), may_run);
+    context.leases = leases.get();
+    context.freed_after_us = (options.witness_deadline_ms + options.longest_request_ms) * 1000;
     return absl::OkStatus();
   }
 
@@ -216,6 +235,7 @@ Billing::~Billing() {
   impl_->server.reset();
   impl_->courier.reset();
   impl_->receipts.reset();
+  impl_->leases.reset();
   impl_->store.reset();
 }
 
@@ -254,6 +274,7 @@ absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, 
   raw->context.receipt_ring = raw->receipt_ring.get();
   GANTRY_RETURN_IF_ERROR(raw->PrepareReceipts());
   GANTRY_RETURN_IF_ERROR(raw->StartCourier());
+  GANTRY_RETURN_IF_ERROR(raw->PrepareLeases());
   raw->services.push_back(MakeCreditService(&raw->context));
   raw->services.push_back(MakeUsageService(&raw->context));
   raw->services.push_back(MakeCatalogService(&raw->context));
@@ -263,6 +284,8 @@ absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, 
   raw->services.push_back(MakeNotificationService(&raw->context));
   raw->services.push_back(MakeQuoteService(&raw->context));
   raw->services.push_back(MakeInvoiceService(&raw->context));
+  raw->services.push_back(MakeLeaseService(&raw->context));
+  raw->services.push_back(MakeGatewayAdminService(&raw->context));
   if (lifecycle != nullptr) {
     raw->services.push_back(MakeProcessService("billing", lifecycle, [raw] { return raw->State(); }));
   }
@@ -295,6 +318,7 @@ void Billing::Drain(absl::Duration budget) {
   // Gateways and workers keep what is not acknowledged; only commands that run are worth waiting for.
   impl_->keys.CloseAll(absl::UnavailableError("billing is stopping"));
   impl_->prices.CloseAll(absl::UnavailableError("billing is stopping"));
+  impl_->leases->CloseAll(absl::UnavailableError("billing is stopping"));
   impl_->store->CancelCopies();
   impl_->server->Shutdown(std::min(budget, absl::Milliseconds(500)));
 }

@@ -19,6 +19,7 @@
 namespace gantry::billing {
 
 class BillingMetrics;
+class LeaseDesk;
 class ReceiptDesk;
 class ReceiptKeyRing;
 
@@ -34,6 +35,8 @@ struct Context {
   BillingMetrics* metrics = nullptr;
   Feed<v1::KeyEvent>* keys = nullptr;
   Feed<v1::PriceEvent>* prices = nullptr;
+  LeaseDesk* leases = nullptr;
+  int64_t freed_after_us = 0;  // after a gateway's newer epoch began, what older ones had set aside is freed (R9)
   ReceiptDesk* receipts = nullptr;
   ReceiptKeyRing* receipt_ring = nullptr;
 };
@@ -61,6 +64,8 @@ std::unique_ptr<grpc::Service> MakeCreditService(const Context* context);
 std::unique_ptr<grpc::Service> MakeUsageService(const Context* context);
 std::unique_ptr<grpc::Service> MakeCatalogService(const Context* context);
 std::unique_ptr<grpc::Service> MakeAdminService(const Context* context);
+std::unique_ptr<grpc::Service> MakeLeaseService(const Context* context);
+std::unique_ptr<grpc::Service> MakeGatewayAdminService(const Context* context);
 std::unique_ptr<grpc::Service> MakeReceiptService(const Context* context);
 std::unique_ptr<grpc::Service> MakeUserService(const Context* context);
 std::unique_ptr<grpc::Service> MakeNotificationService(const Context* context);

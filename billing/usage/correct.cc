@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "billing/catalog/plans.h"
+#include "billing/ledger/key_budget.h"
 #include "billing/usage/event.h"
 #include "billing/usage/hops.h"
 #include "billing/usage/usage.h"
@@ -105,13 +106,13 @@ absl::StatusOr<v1::UsageRow> CorrectUsage(Database& db, const v1::CorrectUsageRe
                    .ended_us = billed->ended_us,
                    .received_us = now_us};
   InsertEvent(book, hops, &event);
-  GANTRY_RETURN_IF_ERROR(BookHops(book, hops,
-                                  {.event_seq = event.seq,
-                                   .request_id = request_id,
-                                   .paid_seq = billed->seq,
-                                   .model_no = billed->model_no,
-                                   .now_us = now_us})
-                             .status());
+  GANTRY_ASSIGN_OR_RETURN(const int64_t charged_micro, BookHops(book, hops,
+                                                                {.event_seq = event.seq,
+                                                                 .request_id = request_id,
+                                                                 .paid_seq = billed->seq,
+                                                                 .model_no = billed->model_no,
+                                                                 .now_us = now_us}));
+  if (charged_micro < 0) GiveBackToBudget(db, billed->key_no, billed->ended_us, -charged_micro);
   events.push_back(event);
   MatchWitnesses(db, request_id, events, WitnessesOf(db, request_id), now_us);
   v1::UsageRow row;

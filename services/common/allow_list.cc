@@ -14,6 +14,7 @@ const std::vector<AllowRule>& AllowList() {
       {"gateway", "router", "gantry.v1.Inference/GetBlob"},
       {"gateway", "router", "gantry.v1.Inference/ListModels"},
       {"gateway", "billing", "gantry.v1.Credit/*"},
+      {"gateway", "billing", "gantry.v1.Leases/Attach"},
       {"gateway", "billing", "gantry.v1.Usage/AppendUsage"},
       {"gateway", "billing", "gantry.v1.Catalog/*"},
 
@@ -26,6 +27,7 @@ const std::vector<AllowRule>& AllowList() {
       {"admin", "billing", "gantry.v1.NotificationAdmin/*"},
       {"admin", "billing", "gantry.v1.QuoteAdmin/*"},
       {"admin", "billing", "gantry.v1.InvoiceAdmin/*"},
+      {"admin", "billing", "gantry.v1.GatewayAdmin/*"},
       {"admin", "*", "gantry.v1.Process/*"},
   };
   return *rules;

@@ -18,7 +18,9 @@
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "gantry/v1/fleet.grpc.pb.h"
+#include "gantry/v1/gateway_admin.grpc.pb.h"
 #include "gantry/v1/inference.grpc.pb.h"
+#include "gantry/v1/lease.grpc.pb.h"
 #include "gantry/v1/invoicing.grpc.pb.h"
 #include "gantry/v1/notification.grpc.pb.h"
 #include "gantry/v1/people.grpc.pb.h"
@@ -46,11 +48,13 @@ struct EveryService {
   v1::UserAdmin::Service users;
   v1::NotificationAdmin::Service notifications;
   v1::QuoteAdmin::Service quotes;
+  v1::Leases::Service leases;
+  v1::GatewayAdmin::Service gateways;
   v1::Process::Service process;
 
   std::vector<grpc::Service*> All() {
     return {&inference, &fleet,    &credit, &usage,         &catalog, &admin,
-            &receipts,  &invoices, &users,  &notifications, &quotes,  &process};
+            &receipts,  &invoices, &users,  &notifications, &quotes, &leases, &gateways, &process};
   }
 };
 
@@ -61,7 +65,7 @@ std::vector<std::string> EveryMethod() {
        {v1::GenerateStart::descriptor()->file(), v1::WorkerReport::descriptor()->file(),
         v1::UsageRecord::descriptor()->file(), v1::StatusRequest::descriptor()->file(),
         v1::Invoice::descriptor()->file(), v1::User::descriptor()->file(), v1::Endpoint::descriptor()->file(),
-        v1::Quote::descriptor()->file()}) {
+        v1::Quote::descriptor()->file(), v1::Hello::descriptor()->file(), v1::GatewayStatus::descriptor()->file()}) {
     for (int s = 0; s < file->service_count(); ++s) {
       for (int m = 0; m < file->service(s)->method_count(); ++m) {
         methods.push_back(absl::StrCat("/", file->service(s)->full_name(), "/", file->service(s)->method(m)->name()));
@@ -102,6 +106,7 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
                            "CreateKey",
                            "ListKeys",
                            "RevokeKey",
+                           "RotateKey",
                            "PublishPlanVersion",
                            "ListPlanVersions",
                            "PreviewPrice",
@@ -125,6 +130,7 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
                                 "TestEndpoint", "ListOutbox", "RetryOutbox"});
       add("QuoteAdmin", {"DraftQuotes", "GetQuote", "ListQuotes", "SendQuote", "AcceptQuote", "WithdrawQuote"});
       add("ReceiptAdmin", {"GetReceipt", "GetReceiptProof", "ListReceiptRoots", "GetReceiptKeys", "RotateReceiptKey"});
+      add("GatewayAdmin", {"ListGateways", "ForgetGateway"});
     }
   }
   if (identity == "worker" && server == "router") add("Fleet", {"Attach"});
@@ -132,6 +138,7 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
   if (identity == "gateway" && server == "router") add("Inference", {"Generate", "GetBlob", "ListModels"});
   if (identity == "gateway" && server == "billing") {
     add("Credit", {"GrantSlice", "ReturnSlice", "Reserve", "ExtendHold", "SettleHold", "VoidHold"});
+    add("Leases", {"Attach"});
     add("Usage", {"AppendUsage"});
     add("Catalog", {"WatchKeys", "WatchPrices"});
   }
@@ -142,7 +149,7 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
 TEST(RpcAllowListTest, EachIdentityReachesItsMethodsAndNoOther) {
   TestIdentities identities;
   std::vector<std::string> methods = EveryMethod();
-  EXPECT_EQ(methods.size(), 72u);
+  EXPECT_EQ(methods.size(), 76u);
   for (const char* server_name : {"billing", "router", "worker", "gateway"}) {
     EveryService services;
     auto server = RpcServer::Start(identities.ServerOptions(server_name), services.All());
