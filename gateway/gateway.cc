@@ -15,6 +15,7 @@
 #include "gateway/admission/orphan_slices.h"
 #include "gateway/api/api_server.h"
 #include "gateway/clients/billing_client.h"
+#include "gateway/clients/lease_line.h"
 #include "services/common/instance.h"
 #include "services/common/lifecycle.h"
 #include "services/common/log.h"
@@ -63,6 +64,7 @@ struct Gateway::Impl {
   std::shared_ptr<UsageJournal> journal;
   std::shared_ptr<CreditBook> book;
   std::shared_ptr<OrphanSlices> orphans;
+  std::shared_ptr<LeaseLine> leases;
   std::unique_ptr<ModelCatalog> models;
   std::unique_ptr<GenerateClient> generate;
   std::unique_ptr<BillingStreams> streams;
@@ -78,11 +80,12 @@ struct Gateway::Impl {
   bool drained = false;
 
   bool Ready() const {
-    return !context.draining.load() && keys.Fresh() && prices.loaded() && !models->List().empty() &&
-           !journal->Stats().failing;
+    return !context.draining.load() && keys.Fresh() && prices.loaded() && context.admission->windows_known() &&
+           !models->List().empty() && !journal->Stats().failing;
   }
   absl::Status OpenJournal(const std::string& state_dir);
   void ConnectCredit(const Instance& instance, const std::vector<UsageJournal::Slice>& left);
+  void Obey(const v1::GatewayOrder& order);
   ProcessState State() const;
 };
 
@@ -116,12 +119,27 @@ void Gateway::Impl::ConnectCredit(const Instance& instance, const std::vector<Us
   for (const UsageJournal::Slice& slice : left) orphan_slices.push_back({slice.id, slice.records});
   orphans = OrphanSlices::Create(orphan_slices, credit.get(),
                                  [journal = journal](const Id16& slice) { journal->SliceClosed(slice); });
-  journal->OnAcked([this](const Id16& slice) {
-    book->RecordAcked(slice);
-    orphans->RecordAcked(slice);
+  journal->OnAcked([this](const Id16& slice_or_hold) {
+    book->RecordAcked(slice_or_hold);
+    orphans->RecordAcked(slice_or_hold);
   });
-  context.admission = Admission::Create(&keys, &prices, book, MonotonicNow, absl::Now);
+  leases = MakeLeaseLine(billing_channel, instance.id, instance.epoch);
+  const auto report = [line = leases](const v1::GatewayReport& what) { return line->Send(what); };
+  context.admission = Admission::Create(&keys, &prices, book, MonotonicNow, absl::Now, report);
+  leases->Start({.order = [this](const v1::GatewayOrder& order) { Obey(order); },
+                 .broken = [this] { context.admission->Broken(); }});
   streams = StartBillingStreams(billing_channel, instance.id, instance.epoch, &keys, &prices, journal.get());
+}
+
+void Gateway::Impl::Obey(const v1::GatewayOrder& order) {
+  context.admission->Obey(order);
+  if (order.has_recall()) {
+    book->Recall(order.recall(), [line = std::weak_ptr<LeaseLine>(leases), number = order.recall().number()] {
+      v1::GatewayReport report;
+      report.mutable_recall_done()->set_number(number);
+      if (auto to = line.lock()) to->Send(report);
+    });
+  }
 }
 
 ProcessState Gateway::Impl::State() const {
@@ -178,6 +196,7 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(GatewayOptions options, 
   raw->ticker = std::thread([raw] {
     while (!raw->stop.WaitForNotificationWithTimeout(kTick)) {
       raw->book->Tick();
+      raw->context.admission->Tick();
       raw->orphans->Tick();
     }
   });
@@ -230,7 +249,8 @@ void Gateway::Drain(absl::Duration budget) {
     do {
       impl.book->ReturnAll();
       impl.orphans->Tick();
-    } while (!WaitUntil(kReturnAgain, [&] { return impl.book->closing_slices() == 0; }) && MonotonicNow() < deadline);
+    } while (!WaitUntil(kReturnAgain, [&] { return impl.book->closing() == 0; }) && MonotonicNow() < deadline);
+    if (impl.context.running.count() == 0) impl.leases->Leave();
     Log(LogLevel::kInfo, "gateway has drained",
         {{"usage records left in the spool", impl.journal->pending()}, {"slices left", impl.book->open_slices()}});
   }
@@ -238,6 +258,7 @@ void Gateway::Drain(absl::Duration budget) {
   // No callback into what goes next.
   if (impl.journal != nullptr) impl.journal->OnAcked(nullptr);
   impl.generate.reset();
+  if (impl.leases != nullptr) impl.leases->Stop();
   impl.streams.reset();
   impl.credit.reset();
   impl.models.reset();

@@ -251,7 +251,7 @@ TEST_F(RefusalTest, ABudgetThatIsSpent) {
   const std::string key = NewKey({.budget_micro = 100});
   const HttpAnswer refused = Ask(port(), "POST", "/v1/chat/completions", key, ChatBody());
   EXPECT_EQ(refused.Error(), "429 insufficient_quota null insufficient_quota");
-  EXPECT_THAT(refused.body, HasSubstr("limit 100 micro-units"));
+  EXPECT_THAT(refused.body, HasSubstr("the budget of this key is spent: left 100"));
   EXPECT_EQ(Ask(port(), "POST", "/v1/chat/completions", key, ChatBody(R"("max_tokens":20)")).status, 200);
 }
 

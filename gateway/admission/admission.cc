@@ -5,15 +5,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "gantry/v1/lease.pb.h"
 
 namespace gantry::gateway {
-namespace {
-
-std::string Seconds(absl::Duration duration) {
-  return absl::StrCat(absl::ToInt64Milliseconds(duration) / 1000.0, " s");
-}
-
-}  // namespace
 
 const char* RefusalName(RefusalReason reason) {
   switch (reason) {
@@ -74,18 +68,17 @@ void Permit::SettleFailed() {
 }
 
 void Permit::Settle(uint64_t prompt_tokens, uint64_t cached_tokens, uint64_t output_tokens) {
-  spent_micro_ = prices_.CostMicro(prompt_tokens, cached_tokens, output_tokens);
   used_tokens_ = prompt_tokens + output_tokens;
-  hold_->Settle(spent_micro_);
+  hold_->Settle(prices_.CostMicro(prompt_tokens, cached_tokens, output_tokens));
 }
 
 // ---- admission ----
 
 std::shared_ptr<Admission> Admission::Create(KeyTable* keys, PriceTable* prices, std::shared_ptr<CreditBook> book,
                                              std::function<absl::Duration()> monotonic,
-                                             std::function<absl::Time()> wall) {
-  auto admission =
-      std::shared_ptr<Admission>(new Admission(keys, prices, std::move(book), std::move(monotonic), std::move(wall)));
+                                             std::function<absl::Time()> wall, Report report) {
+  auto admission = std::shared_ptr<Admission>(
+      new Admission(keys, prices, std::move(book), std::move(monotonic), std::move(wall), std::move(report)));
   keys->OnChange([weak = std::weak_ptr<Admission>(admission)](const Id16& key_id) {
     if (auto self = weak.lock()) self->KeyChanged(key_id);
   });
@@ -93,8 +86,13 @@ std::shared_ptr<Admission> Admission::Create(KeyTable* keys, PriceTable* prices,
 }
 
 Admission::Admission(KeyTable* keys, PriceTable* prices, std::shared_ptr<CreditBook> book,
-                     std::function<absl::Duration()> monotonic, std::function<absl::Time()> wall)
-    : keys_(keys), prices_(prices), book_(std::move(book)), monotonic_(std::move(monotonic)), wall_(std::move(wall)) {}
+                     std::function<absl::Duration()> monotonic, std::function<absl::Time()> wall, Report report)
+    : keys_(keys),
+      prices_(prices),
+      book_(std::move(book)),
+      monotonic_(std::move(monotonic)),
+      wall_(std::move(wall)),
+      report_(std::move(report)) {}
 
 std::variant<std::shared_ptr<const KeyInfo>, Refusal> Admission::Authenticate(absl::string_view secret) const {
   if (!keys_->Fresh()) {
@@ -129,7 +127,8 @@ std::variant<std::monostate, Refusal> Admission::MayCall(const KeyInfo& key, abs
   return std::monostate{};
 }
 
-std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admission::Admit(const AdmissionRequest& request) {
+std::variant<std::unique_ptr<Permit>, NeedsCredit, NeedsPermits, Refusal> Admission::Admit(
+    const AdmissionRequest& request, std::unique_ptr<CreditBook::Hold> reserved) {
   if (!keys_->Fresh()) {
     return Refusal{RefusalReason::kStaleKeys, "Keys cannot be checked now: billing has been silent for over 60 s.",
                    absl::Seconds(5)};
@@ -163,49 +162,27 @@ std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admission::Admit(con
           : 0;
 
   absl::MutexLock lock(&mu_);
-  const absl::Duration now = monotonic_();
-  std::unique_ptr<KeyState>& slot = states_[key->key_id];
-  if (slot == nullptr) slot = std::make_unique<KeyState>();
-  KeyState& state = *slot;
-  const auto limits = [&] {
-    LimitState out;
-    out.requests_limit = key->requests_per_minute;
-    out.requests_used = state.requests.used(now);
-    out.requests_reset = state.requests.reset(now);
-    out.tokens_limit = key->tokens_per_minute;
-    out.tokens_used = state.tokens.used(now);
-    out.tokens_reset = state.tokens.reset(now);
-    return out;
-  };
-  if (key->concurrency > 0 && request.counts_as_request && state.running >= key->concurrency) {
-    return Refusal{RefusalReason::kConcurrency,
-                   absl::StrCat("Rate limit reached for this key on concurrent requests: limit ", key->concurrency,
-                                ", used ", state.running, ". Try again when a request has ended."),
-                   absl::Seconds(1), limits()};
+  KeyState& state = StateLocked(key->key_id);
+  const Taking taking{.requests = request.counts_as_request ? 1U : 0U,
+                      .tokens = hold_tokens,
+                      .slots = request.counts_as_request ? 1U : 0U};
+  auto judged = JudgeLocked(key, &state, taking);
+  if (const auto* limit = std::get_if<v1::WindowLimit>(&judged)) return RefuseLocked(*key, &state, *limit, hold_tokens);
+  if (auto* needs = std::get_if<NeedsPermits>(&judged)) return std::move(*needs);
+  const Purse purse = key->budget_micro > 0 ? Purse(key->party, key->key_id) : Purse(key->party);
+  std::unique_ptr<CreditBook::Hold> hold;
+  if (reserved != nullptr && reserved->purse() == purse && reserved->held_micro() >= hold_micro) {
+    hold = std::move(reserved);
+  } else {
+    hold = book_->Draw(purse, hold_micro, extension_micro);
   }
-  if (key->requests_per_minute > 0 && request.counts_as_request &&
-      !state.requests.Fits(now, 1, key->requests_per_minute)) {
-    return Refusal{
-        RefusalReason::kRequests,
-        absl::StrCat("Rate limit reached for this key on requests per minute: limit ", key->requests_per_minute,
-                     ", used ", state.requests.used(now), ". Resets in ", Seconds(state.requests.reset(now)), "."),
-        state.requests.reset(now), limits()};
+  if (hold == nullptr) {
+    return NeedsCredit{{.purse = purse,
+                        .micro = hold_micro,
+                        .extension_micro = extension_micro,
+                        .key = key->key_id,
+                        .plan_version = prices->plan_version}};
   }
-  if (key->tokens_per_minute > 0 && !state.tokens.Fits(now, hold_tokens, key->tokens_per_minute)) {
-    return Refusal{RefusalReason::kTokens,
-                   absl::StrCat("Rate limit reached for this key on tokens per minute: limit ", key->tokens_per_minute,
-                                ", used ", state.tokens.used(now), ", requested ", hold_tokens, ". Resets in ",
-                                Seconds(state.tokens.reset(now)), "."),
-                   // A request that is larger than the whole window never fits.
-                   hold_tokens > key->tokens_per_minute ? absl::ZeroDuration() : state.tokens.reset(now), limits()};
-  }
-  if (key->budget_micro > 0 && state.spent_micro + hold_micro > key->budget_micro) {
-    return Refusal{RefusalReason::kKeyBudget,
-                   absl::StrCat("The budget of this key is spent: limit ", key->budget_micro, " micro-units, used ",
-                                state.spent_micro, ", requested ", hold_micro, ".")};
-  }
-  std::unique_ptr<CreditBook::Hold> hold = book_->Draw(key->party, hold_micro, extension_micro);
-  if (hold == nullptr) return NeedsCredit{key->party, hold_micro + extension_micro};
 
   // Nothing can refuse any more: take.
   std::unique_ptr<Permit> permit(new Permit);
@@ -214,17 +191,10 @@ std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admission::Admit(con
   permit->prices_ = *prices;
   permit->hold_ = std::move(hold);
   permit->reserved_tokens_ = hold_tokens;
-  permit->admitted_at_ = now;
-  if (request.counts_as_request) {
-    ++state.running;
-    state.requests.Take(now, 1);
-  }
   permit->counted_ = request.counts_as_request;
-  state.tokens.Take(now, hold_tokens);
-  state.spent_micro += hold_micro;
-  permit->first_hold_micro_ = hold_micro;
+  TakeLocked(*key, &state, taking, permit.get());
   state.permits.insert(permit.get());
-  permit->limits_ = limits();
+  permit->limits_ = LimitsLocked(*key, &state);
   active_.fetch_add(1, std::memory_order_relaxed);
   return permit;
 }
@@ -234,22 +204,12 @@ Refusal Admission::CreditRefusal(const absl::Status& status) {
     return Refusal{RefusalReason::kFunds,
                    absl::StrCat("You exceeded your current quota, please check your balance: ", status.message())};
   }
+  if (absl::IsOutOfRange(status)) {
+    return Refusal{RefusalReason::kKeyBudget, absl::StrCat("You exceeded your current quota: ", status.message())};
+  }
   return Refusal{RefusalReason::kBillingAway,
                  "Credit cannot be checked now and the credit set aside for this gateway is used up.",
                  absl::Seconds(2)};
-}
-
-void Admission::Release(Permit* permit) {
-  absl::MutexLock lock(&mu_);
-  auto it = states_.find(permit->key_->key_id);
-  if (it == states_.end()) return;
-  KeyState& state = *it->second;
-  const absl::Duration now = monotonic_();
-  state.permits.erase(permit);
-  if (permit->counted_) --state.running;
-  state.tokens.Correct(now, permit->admitted_at_, permit->reserved_tokens_, permit->used_tokens_);
-  state.spent_micro += permit->spent_micro_ - permit->first_hold_micro_;
-  active_.fetch_sub(1, std::memory_order_relaxed);
 }
 
 void Admission::KeyChanged(const Id16& key_id) {

@@ -2,17 +2,20 @@
 // balance. A refusal has consumed nothing and says which limit, its size, its use and when it resets. A permit gives
 // everything back when it goes, and tells its request when the key is revoked.
 //
-// Where the counts live: this gateway alone (one gateway a billing service, for now). Windows begin empty at its start.
-// Thread-safe.
+// Where the counts live (R8): while this is billing's only gateway, here; windows begin empty at its start. When there
+// are several, each spends what billing has leased it of a key's windows and slots, and asks for more when that does
+// not suffice. What a stream used beyond its permits is owed. Thread-safe.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -20,8 +23,18 @@
 #include "absl/time/time.h"
 #include "gateway/admission/credit_book.h"
 #include "gateway/admission/key_table.h"
+#include "gateway/admission/leased_window.h"
 #include "gateway/admission/price_table.h"
 #include "gateway/admission/rate_window.h"
+
+namespace gantry::v1 {
+class GatewayOrder;
+class GatewayReport;
+class PermitAnswer;
+class PermitRecall;
+class WindowMode;
+enum WindowLimit : int;
+}  // namespace gantry::v1
 
 namespace gantry::gateway {
 
@@ -95,8 +108,7 @@ class Permit {
   std::unique_ptr<CreditBook::Hold> hold_;
   uint64_t reserved_tokens_ = 0;
   uint64_t used_tokens_ = 0;
-  int64_t first_hold_micro_ = 0;  // counted against the key's budget until the end
-  int64_t spent_micro_ = 0;
+  uint64_t tokens_window_ = 0;  // that the reserved ones were leased of
   absl::Duration admitted_at_;
   bool counted_ = true;
   std::atomic<bool> revoked_{false};
@@ -113,17 +125,25 @@ struct AdmissionRequest {
   bool counts_as_request = true;  // false: a further prompt of a request that was counted
 };
 
-// The decision waits for money: Refill the book with `minimum_micro` and decide again.
-struct NeedsCredit {
-  Id16 party;
-  int64_t minimum_micro = 0;
+// The decision waits for money: Obtain it from the book and decide again.
+struct NeedsCredit : CreditNeed {};
+
+// The decision waits for permits: Lease them and decide again.
+struct NeedsPermits {
+  std::shared_ptr<const KeyInfo> key;
+  uint64_t requests = 0;
+  uint64_t tokens = 0;
+  uint32_t slots = 0;
 };
 
 class Admission : public std::enable_shared_from_this<Admission> {
  public:
-  // `keys` and `prices` outlive the admission and all permits. `wall`: time of day, for expiry only.
+  // `keys` and `prices` outlive the admission and all permits. `wall`: time of day, for expiry only. `report` sends to
+  // billing, from any thread; false: there is no stream. Null: this gateway is and stays the only one.
+  using Report = std::function<bool(const v1::GatewayReport&)>;
   static std::shared_ptr<Admission> Create(KeyTable* keys, PriceTable* prices, std::shared_ptr<CreditBook> book,
-                                           std::function<absl::Duration()> monotonic, std::function<absl::Time()> wall);
+                                           std::function<absl::Duration()> monotonic, std::function<absl::Time()> wall,
+                                           Report report = nullptr);
 
   // Whether the secret may be used at all; what is asked for is judged by Admit.
   std::variant<std::shared_ptr<const KeyInfo>, Refusal> Authenticate(absl::string_view secret) const;
@@ -131,9 +151,23 @@ class Admission : public std::enable_shared_from_this<Admission> {
   std::variant<std::monostate, Refusal> MayCall(const KeyInfo& key, absl::string_view scope,
                                                 absl::string_view address) const;
 
-  std::variant<std::unique_ptr<Permit>, NeedsCredit, Refusal> Admit(const AdmissionRequest& request);
-  // What to tell the tenant when the Refill that Admit asked for ended with this status.
+  // `reserved` (may be null): what Obtain gave for this request.
+  std::variant<std::unique_ptr<Permit>, NeedsCredit, NeedsPermits, Refusal> Admit(
+      const AdmissionRequest& request, std::unique_ptr<CreditBook::Hold> reserved = nullptr);
+  // What to tell the tenant when the Obtain that Admit asked for ended with this status.
   static Refusal CreditRefusal(const absl::Status& status);
+
+  // Asks billing for permits, or waits until it has said how this gateway counts. `done`, from any thread or from
+  // inside the call, gets nothing (decide again) or the refusal. Who has given up waiting ignores it.
+  using Leased = std::function<void(std::optional<Refusal>)>;
+  void Lease(const NeedsPermits& needs, Leased done);
+  // What billing orders about windows; one after the other. Broken: the stream has ended.
+  void Obey(const v1::GatewayOrder& order);
+  void Broken();
+  // Once a second: slots that nobody uses go back.
+  void Tick();
+  // Whether this gateway knows how it counts.
+  bool windows_known() const;
 
   CreditBook& book() { return *book_; }
   int active() const { return active_.load(std::memory_order_relaxed); }
@@ -141,14 +175,46 @@ class Admission : public std::enable_shared_from_this<Admission> {
  private:
   friend class Permit;
   struct KeyState {
-    RateWindow requests;
+    RateWindow requests;  // counted alone
     RateWindow tokens;
     uint32_t running = 0;
-    int64_t spent_micro = 0;  // since this gateway started
+    LeasedWindow leased_requests;
+    LeasedWindow leased_tokens;
+    uint32_t slots = 0;  // leased, running ones included
+    uint32_t slots_by_all = 0;
+    absl::Duration used_at;
+    // A refusal by billing is not asked for again before.
+    absl::Duration full_until = -absl::InfiniteDuration();
+    v1::WindowLimit full_by{};
     std::set<Permit*> permits;
   };
+  enum class Counting { kUnknown, kAlone, kLeased };
+  struct Asked {
+    NeedsPermits needs;
+    absl::Duration sent;
+    Leased done;
+  };
+  struct Taking {  // what a request takes of its key's limits
+    uint64_t requests = 0;
+    uint64_t tokens = 0;
+    uint32_t slots = 0;
+  };
   Admission(KeyTable* keys, PriceTable* prices, std::shared_ptr<CreditBook> book,
-            std::function<absl::Duration()> monotonic, std::function<absl::Time()> wall);
+            std::function<absl::Duration()> monotonic, std::function<absl::Time()> wall, Report report);
+  KeyState& StateLocked(const Id16& key_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Counting CountingLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  LimitState LimitsLocked(const KeyInfo& key, KeyState* state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Refusal RefuseLocked(const KeyInfo& key, KeyState* state, v1::WindowLimit limit, uint64_t tokens) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Which limit forbids it, or what must be leased; nothing: it may be taken.
+  std::variant<std::monostate, v1::WindowLimit, NeedsPermits> JudgeLocked(const std::shared_ptr<const KeyInfo>& key,
+                                                                          KeyState* state, const Taking& taking)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TakeLocked(const KeyInfo& key, KeyState* state, const Taking& taking, Permit* permit)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void SetMode(const v1::WindowMode& mode);
+  void TakeAnswer(const v1::PermitAnswer& answer);
+  void GiveBack(const v1::PermitRecall& recall);
   void KeyChanged(const Id16& key_id);
   void Release(Permit* permit);
 
@@ -157,9 +223,15 @@ class Admission : public std::enable_shared_from_this<Admission> {
   const std::shared_ptr<CreditBook> book_;
   const std::function<absl::Duration()> monotonic_;
   const std::function<absl::Time()> wall_;
+  const Report report_;
   std::atomic<int> active_{0};
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   absl::flat_hash_map<Id16, std::unique_ptr<KeyState>> states_ ABSL_GUARDED_BY(mu_);
+  Counting counting_ ABSL_GUARDED_BY(mu_) = Counting::kUnknown;
+  absl::Duration alone_until_ ABSL_GUARDED_BY(mu_);
+  uint64_t last_asked_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::flat_hash_map<uint64_t, Asked> asked_ ABSL_GUARDED_BY(mu_);
+  std::vector<Leased> waiting_ ABSL_GUARDED_BY(mu_);  // for the mode
 };
 
 }  // namespace gantry::gateway

@@ -242,18 +242,43 @@ TEST_F(AdmissionTest, TheFirstHoldCoversThePromptAndTheFirstTokensOnly) {
   EXPECT_EQ(book_->TotalsOf(party_).held_micro, 0);
 }
 
-TEST_F(AdmissionTest, ABudgetCountsWhatRunsAndWhatWasSpent) {
+TEST_F(AdmissionTest, AKeyWithABudgetSpendsMoneyOfItsOwn) {
   const auto key = Key([](v1::KeyRecord* r) { r->set_budget_micro(250); });
-  auto first = Admit(Request(key, 100, 100));  // 100
-  auto second = Admit(Request(key, 100, 100));
-  ASSERT_NE(second, nullptr);
-  EXPECT_EQ(Refused(Request(key, 100, 100)), "key_budget");
-  first->SettleFailed();
-  first.reset();
-  EXPECT_EQ(Refused(Request(key, 100, 100)), "");
-  second->Settle(100, 0, 100);
-  second.reset();
-  EXPECT_EQ(Refused(Request(key, 100, 200)), "key_budget");
+  auto decision = admission_->Admit(Request(key));
+  const auto* need = std::get_if<NeedsCredit>(&decision);
+  ASSERT_NE(need, nullptr) << "the tenant's slice is not the key's";
+  EXPECT_EQ(need->purse, Purse(party_, key->key_id));
+  EXPECT_EQ(need->minimum_micro(), 100);
+  book_->Refill(need->purse, 100, [](const absl::Status&) {});
+  credit_.Answer();
+  EXPECT_EQ(Refused(Request(key)), "");
+  const Refusal spent = Admission::CreditRefusal(absl::OutOfRangeError("the budget of this key is spent"));
+  EXPECT_EQ(spent.reason, RefusalReason::kKeyBudget);
+  EXPECT_THAT(spent.message, HasSubstr("the budget of this key is spent"));
+}
+
+TEST_F(AdmissionTest, AReservedHoldPaysForItsRequest) {
+  credit_.set_reserve(true);
+  const auto key = Key();
+  now_ += absl::Hours(2);  // the slice is over
+  v1::KeyEvent beat;
+  beat.mutable_heartbeat();
+  keys_.Apply(beat);
+  auto decision = admission_->Admit(Request(key));
+  const auto* need = std::get_if<NeedsCredit>(&decision);
+  ASSERT_NE(need, nullptr);
+  std::unique_ptr<CreditBook::Hold> hold;
+  book_->Obtain(*need, NewTimeOrderedId(),
+                [&](absl::StatusOr<std::unique_ptr<CreditBook::Hold>> got) { hold = *std::move(got); });
+  credit_.Answer();
+  ASSERT_NE(hold, nullptr);
+  auto again = admission_->Admit(Request(key), std::move(hold));
+  auto* permit = std::get_if<std::unique_ptr<Permit>>(&again);
+  ASSERT_NE(permit, nullptr);
+  EXPECT_TRUE((*permit)->hold().reserved());
+  permit->reset();
+  credit_.Answer();
+  EXPECT_EQ(credit_.holds(), 0U) << "void: nothing was delivered";
 }
 
 TEST_F(AdmissionTest, FurtherPromptsOfARequestAreNotRequests) {

@@ -31,60 +31,90 @@ CreditBook::~CreditBook() = default;
 
 CreditBook::Hold::~Hold() {
   if (!open_) return;
-  absl::MutexLock lock(&book_->mu_);
-  if (Slice* slice = book_->FindLocked(party_, slice_)) {
-    slice->held -= held_;
-    slice->extensions -= extension_;
-    --slice->open_holds;
+  if (reserved_) {
+    book_->Void(credit_, purse_);
+    return;
   }
+  bool wanted_back = false;
+  {
+    absl::MutexLock lock(&book_->mu_);
+    if (Slice* slice = book_->FindLocked(purse_, credit_)) {
+      slice->held -= held_;
+      slice->extensions -= extension_;
+      --slice->open_holds;
+      wanted_back = slice->recalled;
+    }
+  }
+  if (wanted_back) book_->GiveBack(purse_);
 }
 
 bool CreditBook::Hold::Extend(int64_t micro) {
+  if (reserved_) return book_->ExtendReserved(this, micro);
   {
     absl::MutexLock lock(&book_->mu_);
-    Slice* slice = book_->FindLocked(party_, slice_);
+    Slice* slice = book_->FindLocked(purse_, credit_);
     if (slice == nullptr || !open_ || book_->options_.monotonic() >= slice->spend_until || slice->free() < micro) {
       return false;
     }
     slice->held += micro;
     held_ += micro;
   }
-  book_->RefillAhead(party_);
+  book_->RefillAhead(purse_);
   return true;
 }
 
 bool CreditBook::Hold::LastCall() const {
+  if (reserved_) return false;
   absl::MutexLock lock(&book_->mu_);
-  const Slice* slice = book_->FindLocked(party_, slice_);
+  const Slice* slice = book_->FindLocked(purse_, credit_);
   return slice != nullptr && book_->options_.monotonic() >= slice->last_call;
 }
 
 void CreditBook::Hold::Complete() {
-  absl::MutexLock lock(&book_->mu_);
-  if (Slice* slice = book_->FindLocked(party_, slice_)) slice->extensions -= extension_;
+  bool wanted_back = false;
+  if (!reserved_) {
+    absl::MutexLock lock(&book_->mu_);
+    if (Slice* slice = book_->FindLocked(purse_, credit_)) {
+      slice->extensions -= extension_;
+      wanted_back = slice->recalled && extension_ > 0;
+    }
+  }
   extension_ = 0;
+  if (wanted_back) book_->GiveBack(purse_);
 }
 
 void CreditBook::Hold::Settle(int64_t cost_micro) {
-  absl::MutexLock lock(&book_->mu_);
-  GANTRY_CHECK(open_, "a hold is settled once");
-  open_ = false;
-  Slice* slice = book_->FindLocked(party_, slice_);
-  if (slice == nullptr) return;
-  slice->held -= held_;
-  slice->extensions -= extension_;
-  --slice->open_holds;
-  // The hold covers the cost by construction; a slice is never overdrawn on paper whatever happens.
-  slice->spent += std::min(cost_micro, held_);
-  ++slice->unacked;
+  bool wanted_back = false;
+  {
+    absl::MutexLock lock(&book_->mu_);
+    GANTRY_CHECK(open_, "a hold is settled once");
+    open_ = false;
+    const absl::Duration now = book_->options_.monotonic();
+    if (reserved_) {
+      book_->reserved_.erase(credit_);
+      book_->ended_.insert_or_assign(credit_, Ended{purse_, now});
+      return;
+    }
+    Slice* slice = book_->FindLocked(purse_, credit_);
+    if (slice == nullptr) return;
+    slice->held -= held_;
+    slice->extensions -= extension_;
+    --slice->open_holds;
+    // The hold covers the cost by construction; a slice is never overdrawn on paper whatever happens.
+    slice->spent += std::min(cost_micro, held_);
+    ++slice->unacked;
+    slice->settled_at = now;
+    wanted_back = slice->recalled;
+  }
+  if (wanted_back) book_->GiveBack(purse_);
 }
 
-std::unique_ptr<CreditBook::Hold> CreditBook::Draw(const Id16& party_id, int64_t micro, int64_t extension_micro) {
+std::unique_ptr<CreditBook::Hold> CreditBook::Draw(const Purse& purse, int64_t micro, int64_t extension_micro) {
   std::unique_ptr<Hold> hold;
   {
     absl::MutexLock lock(&mu_);
-    auto it = parties_.find(party_id);
-    if (it == parties_.end()) return nullptr;
+    auto it = accounts_.find(purse);
+    if (it == accounts_.end()) return nullptr;
     const absl::Duration now = options_.monotonic();
     Slice* best = nullptr;
     for (Slice& slice : it->second.slices) {
@@ -96,68 +126,77 @@ std::unique_ptr<CreditBook::Hold> CreditBook::Draw(const Id16& party_id, int64_t
     best->held += micro;
     best->extensions += extension_micro;
     ++best->open_holds;
-    hold.reset(new Hold(shared_from_this(), party_id, best->id, micro, extension_micro));
+    hold.reset(new Hold(shared_from_this(), purse, best->id, /*reserved=*/false, micro, extension_micro));
   }
-  RefillAhead(party_id);
+  RefillAhead(purse);
   return hold;
 }
 
 // ---- refills ----
 
-bool CreditBook::WantsMoreLocked(const Party& party) const {
+bool CreditBook::WantsMoreLocked(const Account& account) const {
   const absl::Duration now = options_.monotonic();
+  if (now < account.reserve_until) return false;
   int64_t usable = 0;
-  for (const Slice& slice : party.slices) {
+  for (const Slice& slice : account.slices) {
     if (!slice.retired && now < slice.draw_until) usable += std::max<int64_t>(0, slice.free());
   }
-  return usable < options_.slice_micro / 2 && now >= party.no_background_until;
+  return usable < options_.slice_micro / 2 && now >= account.no_background_until;
 }
 
-void CreditBook::RefillAhead(const Id16& party_id) {
+void CreditBook::RefillAhead(const Purse& purse) {
   {
     absl::MutexLock lock(&mu_);
-    Party& party = parties_[party_id];
-    if (party.refilling || !WantsMoreLocked(party)) return;
-    party.refilling = true;
-    party.refill_minimum = 1;
+    Account& account = accounts_[purse];
+    if (account.refilling || !WantsMoreLocked(account)) return;
+    account.refilling = true;
+    account.refill_minimum = 1;
   }
-  StartRefill(party_id, /*minimum=*/1, /*consolidated=*/true);
+  StartRefill(purse, /*minimum=*/1, /*consolidated=*/true);
 }
 
-void CreditBook::Refill(const Id16& party_id, int64_t minimum_micro, std::function<void(absl::Status)> done) {
+void CreditBook::Refill(const Purse& purse, int64_t minimum_micro, std::function<void(absl::Status)> done) {
   {
     absl::MutexLock lock(&mu_);
-    Party& party = parties_[party_id];
-    party.waiters.push_back({minimum_micro, std::move(done)});
-    if (party.refilling) return;  // FinishRefill asks again if that was not enough
-    party.refilling = true;
-    party.refill_minimum = minimum_micro;
+    Account& account = accounts_[purse];
+    account.waiters.push_back({minimum_micro, std::move(done)});
+    if (account.refilling) return;  // FinishRefill asks again if that was not enough
+    account.refilling = true;
+    account.refill_minimum = minimum_micro;
   }
-  StartRefill(party_id, minimum_micro, /*consolidated=*/false);
+  StartRefill(purse, minimum_micro, /*consolidated=*/false);
 }
 
-void CreditBook::StartRefill(const Id16& party_id, int64_t minimum, bool consolidated) {
+void CreditBook::StartRefill(const Purse& purse, int64_t minimum, bool consolidated) {
   const Id16 slice_id = NewTimeOrderedId();
   v1::GrantSliceRequest request;
   request.set_slice_id(slice_id.ToBytes());
   request.set_gateway_id(options_.gateway_id.ToBytes());
   request.set_gateway_epoch(options_.gateway_epoch);
-  request.set_party_id(party_id.ToBytes());
+  request.set_party_id(purse.party.ToBytes());
+  if (!purse.key.IsZero()) request.set_key_id(purse.key.ToBytes());
   minimum = std::clamp<int64_t>(minimum, 1, kMaxSliceMicro);
   request.set_minimum_micro(minimum);
   request.set_wanted_micro(std::max(minimum, options_.slice_micro));
   const absl::Duration sent = options_.monotonic();
-  client_->GrantSlice(request, [self = shared_from_this(), party_id, minimum, consolidated, slice_id,
+  client_->GrantSlice(request, [self = shared_from_this(), purse, minimum, consolidated, slice_id,
                                 sent](absl::StatusOr<v1::GrantSliceResponse> response) {
-    self->OnGranted(party_id, minimum, consolidated, slice_id, sent, response);
+    self->OnGranted(purse, minimum, consolidated, slice_id, sent, response);
   });
 }
 
-void CreditBook::OnGranted(const Id16& party_id, int64_t minimum, bool consolidated, const Id16& slice_id,
+void CreditBook::OnGranted(const Purse& purse, int64_t minimum, bool consolidated, const Id16& slice_id,
                            absl::Duration sent, const absl::StatusOr<v1::GrantSliceResponse>& response) {
+  if (response.ok() && response->reserve()) {
+    {
+      absl::MutexLock lock(&mu_);
+      accounts_[purse].reserve_until = options_.monotonic() + options_.reserve_for;
+    }
+    return FinishRefill(purse, absl::OkStatus());
+  }
   if (response.ok()) {
     absl::Status written =
-        options_.on_grant ? options_.on_grant(slice_id, party_id, response->granted_micro()) : absl::OkStatus();
+        options_.on_grant ? options_.on_grant(slice_id, purse.party, response->granted_micro()) : absl::OkStatus();
     Slice slice;
     slice.id = slice_id;
     slice.granted = response->granted_micro();
@@ -167,21 +206,30 @@ void CreditBook::OnGranted(const Id16& party_id, int64_t minimum, bool consolida
     // A life shorter than two requests is halved between drawing and growing.
     slice.draw_until = sent + std::max(life / 2, life - options_.request_life);
     slice.retired = !written.ok();
+    bool wanted_back = false;
     {
       absl::MutexLock lock(&mu_);
-      parties_[party_id].slices.push_back(slice);
-      party_of_slice_[slice_id] = party_id;
+      // A grant that was on its way when billing called its slices back.
+      wanted_back = std::any_of(recalls_.begin(), recalls_.end(), [&](const PendingRecall& recall) {
+        return std::find(recall.purses.begin(), recall.purses.end(), purse) != recall.purses.end();
+      });
+      slice.recalled = wanted_back;
+      slice.retired = slice.retired || wanted_back;
+      accounts_[purse].slices.push_back(slice);
+      purse_of_slice_.insert_or_assign(slice_id, purse);
     }
     if (!written.ok()) {
       CloseFinished();
-      return FinishRefill(party_id, absl::UnavailableError(written.message()));
+      return FinishRefill(purse, absl::UnavailableError(written.message()));
     }
-    return FinishRefill(party_id, absl::OkStatus());
+    if (wanted_back) GiveBack(purse);
+    return FinishRefill(purse, absl::OkStatus());
   }
   // What is left of the money may lie in our own slices, each too small: put it together once, then ask again.
-  if (absl::IsFailedPrecondition(response.status()) && !consolidated) {
-    bool returning = ReturnFree(party_id, [self = shared_from_this(), party_id, minimum] {
-      self->StartRefill(party_id, minimum, /*consolidated=*/true);
+  const bool gone = absl::IsFailedPrecondition(response.status()) || absl::IsOutOfRange(response.status());
+  if (gone && !consolidated) {
+    bool returning = ReturnFree(purse, /*recalled_only=*/false, [self = shared_from_this(), purse, minimum] {
+      self->StartRefill(purse, minimum, /*consolidated=*/true);
     });
     if (returning) return;
   }
@@ -189,80 +237,103 @@ void CreditBook::OnGranted(const Id16& party_id, int64_t minimum, bool consolida
     absl::MutexLock lock(&mu_);
     lost_grants_[slice_id] = sent;
   }
-  FinishRefill(party_id, response.status());
+  FinishRefill(purse, response.status());
 }
 
-void CreditBook::FinishRefill(const Id16& party_id, const absl::Status& status) {
+void CreditBook::FinishRefill(const Purse& purse, const absl::Status& status) {
   std::vector<Waiter> waiters;
   int64_t again = 0;
   {
     absl::MutexLock lock(&mu_);
-    Party& party = parties_[party_id];
-    if (!status.ok()) party.no_background_until = options_.monotonic() + kBackgroundPause;
+    Account& account = accounts_[purse];
+    if (!status.ok()) account.no_background_until = options_.monotonic() + kBackgroundPause;
     // A background refill asks for little; whoever came meanwhile and needs more gets a refill of its own.
     std::vector<Waiter> larger;
-    for (Waiter& waiter : party.waiters) {
-      (waiter.minimum > party.refill_minimum && (status.ok() || absl::IsFailedPrecondition(status)) ? larger : waiters)
+    const bool gone = absl::IsFailedPrecondition(status) || absl::IsOutOfRange(status);
+    const bool holds_of_their_own = options_.monotonic() < account.reserve_until;
+    for (Waiter& waiter : account.waiters) {
+      (!holds_of_their_own && waiter.minimum > account.refill_minimum && (status.ok() || gone) ? larger : waiters)
           .push_back(std::move(waiter));
     }
-    party.waiters = std::move(larger);
-    for (const Waiter& waiter : party.waiters) again = std::max(again, waiter.minimum);
-    party.refilling = again > 0;
-    party.refill_minimum = again;
+    account.waiters = std::move(larger);
+    for (const Waiter& waiter : account.waiters) again = std::max(again, waiter.minimum);
+    account.refilling = again > 0;
+    account.refill_minimum = again;
   }
   for (Waiter& waiter : waiters) waiter.done(status);
-  if (again > 0) StartRefill(party_id, again, /*consolidated=*/false);
+  CheckRecalls();
+  if (again > 0) StartRefill(purse, again, /*consolidated=*/false);
 }
 
-bool CreditBook::ReturnFree(const Id16& party_id, std::function<void()> done) {
+bool CreditBook::ReturnFree(const Purse& purse, bool recalled_only, std::function<void()> done) {
   std::vector<v1::ReturnSliceRequest> requests;
   {
     absl::MutexLock lock(&mu_);
-    for (Slice& slice : parties_[party_id].slices) {
+    Account& account = accounts_[purse];
+    for (Slice& slice : account.slices) {
+      if (recalled_only && !slice.recalled) continue;
       int64_t give = slice.free() - slice.extensions;
-      if (slice.closing || give <= 0) continue;
+      // One that nothing uses any more is closed instead.
+      if (slice.closing || give <= 0 || (slice.recalled && slice.open_holds == 0 && slice.unacked == 0)) continue;
       slice.returned += give;
       v1::ReturnSliceRequest request;
       request.set_slice_id(slice.id.ToBytes());
       request.set_returned_micro(slice.returned);
       requests.push_back(std::move(request));
     }
+    account.returning += static_cast<int>(requests.size());
   }
   if (requests.empty()) return false;
   auto left = std::make_shared<std::atomic<size_t>>(requests.size());
   for (const v1::ReturnSliceRequest& request : requests) {
-    client_->ReturnSlice(request, [left, done](const absl::StatusOr<v1::ReturnSliceResponse>&) {
-      if (left->fetch_sub(1) == 1) done();
-    });
+    client_->ReturnSlice(
+        request, [self = shared_from_this(), purse, left, done](const absl::StatusOr<v1::ReturnSliceResponse>&) {
+          {
+            absl::MutexLock lock(&self->mu_);
+            --self->accounts_[purse].returning;
+          }
+          if (left->fetch_sub(1) != 1) return;
+          if (done) done();
+          self->CheckRecalls();
+        });
   }
   return true;
 }
 
 // ---- the end of slices ----
 
-CreditBook::Slice* CreditBook::FindLocked(const Id16& party_id, const Id16& slice_id) {
-  auto it = parties_.find(party_id);
-  if (it == parties_.end()) return nullptr;
+CreditBook::Slice* CreditBook::FindLocked(const Purse& purse, const Id16& slice_id) {
+  auto it = accounts_.find(purse);
+  if (it == accounts_.end()) return nullptr;
   for (Slice& slice : it->second.slices) {
     if (slice.id == slice_id) return &slice;
   }
   return nullptr;
 }
 
-void CreditBook::RecordAcked(const Id16& slice_id) {
-  absl::MutexLock lock(&mu_);
-  auto it = party_of_slice_.find(slice_id);
-  if (it == party_of_slice_.end()) return;
-  Slice* slice = FindLocked(it->second, slice_id);
-  if (slice != nullptr && slice->unacked > 0) --slice->unacked;
+void CreditBook::RecordAcked(const Id16& credit) {
+  bool wanted_back = false;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = purse_of_slice_.find(credit);
+    if (it == purse_of_slice_.end()) {
+      if (ended_.erase(credit) == 0 || recalls_.empty()) return;
+    } else {
+      Slice* slice = FindLocked(it->second, credit);
+      if (slice != nullptr && slice->unacked > 0) --slice->unacked;
+      wanted_back = slice != nullptr && slice->recalled && slice->unacked == 0 && slice->open_holds == 0;
+    }
+  }
+  if (wanted_back) CloseFinished();
+  CheckRecalls();
 }
 
 void CreditBook::Tick() {
   {
     absl::MutexLock lock(&mu_);
     const absl::Duration now = options_.monotonic();
-    for (auto& [id, party] : parties_) {
-      for (Slice& slice : party.slices) {
+    for (auto& [purse, account] : accounts_) {
+      for (Slice& slice : account.slices) {
         if (now >= slice.spend_until || slice.free() <= 0) slice.retired = true;
         // Nothing can be drawn and nothing that runs needs it.
         if (now >= slice.draw_until && slice.open_holds == 0) slice.retired = true;
@@ -271,6 +342,8 @@ void CreditBook::Tick() {
   }
   CloseFinished();
   UndoLostGrants();
+  SendVoids();
+  CheckRecalls();
 }
 
 // Returned unspent under its own id, which is harmless if the grant never was. Tried until billing has answered, and
@@ -299,20 +372,21 @@ void CreditBook::UndoLostGrants() {
 void CreditBook::ReturnAll() {
   {
     absl::MutexLock lock(&mu_);
-    for (auto& [id, party] : parties_) {
-      for (Slice& slice : party.slices) slice.retired = true;
+    for (auto& [purse, account] : accounts_) {
+      for (Slice& slice : account.slices) slice.retired = true;
     }
   }
   CloseFinished();
   UndoLostGrants();
+  SendVoids();
 }
 
 void CreditBook::CloseFinished() {
   std::vector<v1::ReturnSliceRequest> requests;
   {
     absl::MutexLock lock(&mu_);
-    for (auto& [id, party] : parties_) {
-      for (Slice& slice : party.slices) {
+    for (auto& [purse, account] : accounts_) {
+      for (Slice& slice : account.slices) {
         // Not before billing has every record of it: they are settled against what stays set aside.
         if (!slice.retired || slice.closing || slice.open_holds > 0 || slice.unacked > 0) continue;
         slice.closing = true;
@@ -336,26 +410,28 @@ void CreditBook::CloseFinished() {
           }
           {
             absl::MutexLock lock(&self->mu_);
-            auto it = self->party_of_slice_.find(slice_id);
-            if (it == self->party_of_slice_.end()) return;
+            auto it = self->purse_of_slice_.find(slice_id);
+            if (it == self->purse_of_slice_.end()) return;
             Slice* slice = self->FindLocked(it->second, slice_id);
             if (!over) {
               if (slice != nullptr) slice->closing = false;  // the next Tick tries again
               return;
             }
-            std::erase_if(self->parties_[it->second].slices, [&](const Slice& s) { return s.id == slice_id; });
-            self->party_of_slice_.erase(it);
+            std::erase_if(self->accounts_.find(it->second)->second.slices,
+                          [&](const Slice& s) { return s.id == slice_id; });
+            self->purse_of_slice_.erase(it);
           }
           if (self->options_.on_closed) self->options_.on_closed(slice_id);
+          self->CheckRecalls();
         });
   }
 }
 
-CreditBook::Totals CreditBook::TotalsOf(const Id16& party_id) const {
+CreditBook::Totals CreditBook::TotalsOf(const Purse& purse) const {
   absl::MutexLock lock(&mu_);
   Totals totals;
-  auto it = parties_.find(party_id);
-  if (it == parties_.end()) return totals;
+  auto it = accounts_.find(purse);
+  if (it == accounts_.end()) return totals;
   for (const Slice& slice : it->second.slices) {
     totals.granted_micro += slice.granted;
     totals.held_micro += slice.held;
@@ -366,18 +442,18 @@ CreditBook::Totals CreditBook::TotalsOf(const Id16& party_id) const {
   return totals;
 }
 
-int CreditBook::closing_slices() const {
+int CreditBook::closing() const {
   absl::MutexLock lock(&mu_);
-  int count = 0;
-  for (const auto& [id, party] : parties_) {
-    for (const Slice& slice : party.slices) count += slice.retired && slice.open_holds == 0 && slice.unacked == 0;
+  int count = static_cast<int>(voids_.size());
+  for (const auto& [purse, account] : accounts_) {
+    for (const Slice& slice : account.slices) count += slice.retired && slice.open_holds == 0 && slice.unacked == 0;
   }
   return count;
 }
 
 int CreditBook::open_slices() const {
   absl::MutexLock lock(&mu_);
-  return static_cast<int>(party_of_slice_.size());
+  return static_cast<int>(purse_of_slice_.size());
 }
 
 }  // namespace gantry::gateway

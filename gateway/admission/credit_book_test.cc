@@ -4,6 +4,7 @@
 #include <random>
 #include <thread>
 
+#include "gantry/v1/lease.pb.h"
 #include "gateway/admission/orphan_slices.h"
 #include "gateway/testing/fake_credit.h"
 #include "gmock/gmock.h"
@@ -152,7 +153,7 @@ TEST_F(CreditBookTest, ASliceIsClosedWhenItsHoldsHaveEndedAndBillingHasTheirReco
   auto book = MakeBook();
   ASSERT_TRUE(Refill(*book, 10).ok());
   auto hold = book->Draw(kTenant, 100, 0);
-  const Id16 slice = hold->slice();
+  const Id16 slice = hold->credit();
   now_ += absl::Hours(2);
   book->Tick();
   EXPECT_EQ(credit_.Answer(), 0) << "a hold is open";
@@ -178,7 +179,7 @@ TEST_F(CreditBookTest, ShutdownReturnsEverything) {
   book->ReturnAll();
   credit_.Answer();
   EXPECT_EQ(book->open_slices(), 0);
-  EXPECT_EQ(book->closing_slices(), 0);
+  EXPECT_EQ(book->closing(), 0);
   EXPECT_EQ(credit_.available(), 10'000);
 }
 
@@ -209,6 +210,172 @@ TEST_F(CreditBookTest, AGrantWhoseAnswerWasLostIsUndone) {
   EXPECT_EQ(credit_.log().size(), calls) << "once is enough";
 }
 
+// ---- when money is short ----
+
+class ShortOfMoneyTest : public CreditBookTest {
+ protected:
+  ShortOfMoneyTest() : book_(MakeBook()) { credit_.set_reserve(true); }
+  // A hold for 300 that may grow by 200; null with the status in `status_`.
+  std::unique_ptr<CreditBook::Hold> Obtain(int64_t micro = 300, int64_t extension = 200) {
+    std::unique_ptr<CreditBook::Hold> hold;
+    book_->Obtain({.purse = kTenant, .micro = micro, .extension_micro = extension}, NewTimeOrderedId(),
+                  [&](absl::StatusOr<std::unique_ptr<CreditBook::Hold>> got) {
+                    status_ = got.status();
+                    if (got.ok()) hold = *std::move(got);
+                  });
+    credit_.Answer();
+    return hold;
+  }
+  v1::Recall RecallOf(const Id16& party, const Id16& key = {}) {
+    v1::Recall recall;
+    recall.add_purses()->set_party_id(party.ToBytes());
+    if (!key.IsZero()) recall.mutable_purses(0)->set_key_id(key.ToBytes());
+    return recall;
+  }
+
+  std::shared_ptr<CreditBook> book_;
+  absl::Status status_;
+};
+
+TEST_F(ShortOfMoneyTest, RequestsHaveHoldsOfTheirOwnWithOneExtension) {
+  auto hold = Obtain();
+  ASSERT_NE(hold, nullptr);
+  EXPECT_TRUE(hold->reserved());
+  EXPECT_EQ(hold->held_micro(), 300);
+  auto second = Obtain();
+  EXPECT_THAT(credit_.log(), ElementsAre("reserve 500", "reserve 500")) << "no slice is asked for for a while";
+  EXPECT_EQ(book_->reserved_total(), 2);
+}
+
+TEST_F(ShortOfMoneyTest, GrowthIsAskedForOneExtensionAhead) {
+  auto hold = Obtain();
+  int woken = 0;
+  hold->OnGrown([&] { ++woken; });
+  EXPECT_TRUE(hold->Extend(200)) << "held from the beginning";
+  EXPECT_FALSE(hold->Extend(200)) << "on its way";
+  credit_.Answer();
+  EXPECT_EQ(woken, 1);
+  EXPECT_EQ(credit_.log().back(), "extend 200");
+  EXPECT_TRUE(hold->Extend(200));
+  EXPECT_EQ(hold->held_micro(), 700);
+  hold->Complete();
+  credit_.Answer();
+  EXPECT_TRUE(hold->Extend(200));
+  EXPECT_EQ(credit_.Answer(), 0) << "complete: nothing is asked ahead";
+}
+
+TEST_F(ShortOfMoneyTest, AnExtensionThatIsRefusedIsAskedForAgainLater) {
+  auto hold = Obtain(9'700, 200);
+  ASSERT_NE(hold, nullptr);
+  EXPECT_TRUE(hold->Extend(200));
+  credit_.Answer();
+  EXPECT_FALSE(hold->Extend(200));
+  EXPECT_EQ(credit_.Answer(), 0) << "not with every frame";
+  now_ += absl::Milliseconds(250);
+  EXPECT_FALSE(hold->Extend(200));
+  EXPECT_EQ(credit_.Answer(), 1);
+}
+
+TEST_F(ShortOfMoneyTest, AHoldOfWhichNothingWasServedIsVoidedUntilBillingKnows) {
+  auto hold = Obtain();
+  credit_.Fail(absl::UnavailableError("away"));
+  hold.reset();
+  credit_.Answer();
+  EXPECT_EQ(book_->closing(), 1);
+  credit_.Fail(absl::OkStatus());
+  book_->Tick();
+  credit_.Answer();
+  EXPECT_EQ(book_->closing(), 0);
+  EXPECT_EQ(credit_.available(), 10'000);
+}
+
+TEST_F(ShortOfMoneyTest, AReservationWhoseAnswerWasLostIsUndone) {
+  ASSERT_NE(Obtain(), nullptr);
+  credit_.Answer();
+  credit_.Fail(absl::DeadlineExceededError("lost"), /*lost=*/true);
+  EXPECT_EQ(Obtain(), nullptr);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status_));
+  credit_.Fail(absl::OkStatus());
+  book_->Tick();
+  credit_.Answer();
+  EXPECT_EQ(credit_.holds(), 0U);
+}
+
+TEST_F(ShortOfMoneyTest, MoneyThatIsGoneIsARefusal) {
+  EXPECT_EQ(Obtain(10'000, 1), nullptr);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status_)) << status_;
+}
+
+TEST_F(ShortOfMoneyTest, ARecallBringsBackWhatRunningRequestsDoNotHold) {
+  credit_.set_reserve(false);
+  ASSERT_TRUE(Refill(*book_, 10).ok());
+  auto running = book_->Draw(kTenant, 300, 100);
+  bool done = false;
+  book_->Recall(RecallOf(kTenant), [&] { done = true; });
+  EXPECT_FALSE(done) << "billing has not got it yet";
+  credit_.Answer();
+  EXPECT_TRUE(done);
+  EXPECT_EQ(credit_.available(), 10'000 - 400) << "300 and room for an extension stay";
+  EXPECT_EQ(book_->Draw(kTenant, 1, 0), nullptr);
+  EXPECT_TRUE(running->Extend(100));
+  const Id16 slice = running->credit();
+  running->Settle(150);
+  credit_.Answer();
+  EXPECT_EQ(credit_.available(), 10'000 - 150) << "the rest comes when the request has ended";
+  book_->RecordAcked(slice);
+  credit_.Answer();
+  EXPECT_EQ(book_->open_slices(), 0);
+}
+
+TEST_F(ShortOfMoneyTest, ARecallWaitsForRecordsOfRequestsThatHaveEnded) {
+  auto hold = Obtain();
+  const Id16 id = hold->credit();
+  hold->Settle(10);
+  bool done = false;
+  book_->Recall(RecallOf(kTenant), [&] { done = true; });
+  credit_.Answer();
+  EXPECT_FALSE(done);
+  book_->RecordAcked(id);
+  EXPECT_TRUE(done);
+  bool stuck = false;
+  hold = Obtain();
+  hold->Settle(10);
+  book_->Recall(RecallOf(kTenant), [&] { stuck = true; });
+  now_ += absl::Seconds(2);
+  book_->Tick();
+  EXPECT_TRUE(stuck) << "a record that does not come through is not free money";
+}
+
+TEST_F(ShortOfMoneyTest, ASliceThatWasOnItsWayGoesStraightBack) {
+  credit_.set_reserve(false);
+  book_->Refill(kTenant, 10, [](const absl::Status&) {});
+  bool done = false;
+  book_->Recall(RecallOf(kTenant), [&] { done = true; });
+  EXPECT_FALSE(done);
+  credit_.Answer();
+  EXPECT_TRUE(done);
+  EXPECT_EQ(credit_.available(), 10'000);
+  EXPECT_EQ(book_->Draw(kTenant, 1, 0), nullptr);
+}
+
+TEST_F(ShortOfMoneyTest, TheBudgetOfAKeyIsAPurseOfItsOwn) {
+  credit_.set_reserve(false);
+  const Id16 key = NewTimeOrderedId();
+  const Purse keyed(kTenant, key);
+  for (const Purse& purse : {Purse(kTenant), keyed}) {
+    book_->Refill(purse, 10, [](const absl::Status&) {});
+    credit_.Answer();
+  }
+  EXPECT_THAT(credit_.log(), ElementsAre("grant 10..1000", "grant 10..1000 of a key"));
+  EXPECT_NE(book_->Draw(keyed, 1000, 0), nullptr);
+  book_->Recall(RecallOf(kTenant, key), [] {});
+  credit_.Answer();
+  EXPECT_EQ(book_->Draw(keyed, 1, 0), nullptr);
+  EXPECT_NE(book_->Draw(kTenant, 1, 0), nullptr) << "another purse";
+  book_->Recall(RecallOf(kTenant), [] {});
+  EXPECT_EQ(book_->Draw(kTenant, 1, 0), nullptr) << "all of the party's";
+}
+
 // Many threads draw, extend, settle and drop; the sums must fit at every moment and in the end.
 TEST_F(CreditBookTest, SumsFitUnderManyThreads) {
   constexpr int kThreads = 10;
@@ -237,7 +404,7 @@ TEST_F(CreditBookTest, SumsFitUnderManyThreads) {
         if (random() % 2 == 0) (void)hold->Extend(50);
         if (random() % 3 == 0) continue;  // dropped: nothing was delivered
         const int64_t cost = static_cast<int64_t>(random() % static_cast<uint64_t>(hold->held_micro() + 1));
-        const Id16 slice = hold->slice();
+        const Id16 slice = hold->credit();
         hold->Settle(cost);
         spent += cost;
         book->RecordAcked(slice);

@@ -42,6 +42,13 @@ class RateWindow {
     Roll(now);
     return used_ == 0 ? absl::ZeroDuration() : start_ + kLength - now;
   }
+  // Since the window began. REQUIRES: something is used.
+  absl::Duration age(absl::Duration now) const { return now - start_; }
+  // Goes on with what somebody else has counted.
+  void Adopt(absl::Duration start, uint64_t used) {
+    start_ = start;
+    used_ = used;
+  }
 
  private:
   void Roll(absl::Duration now) {

@@ -33,6 +33,8 @@ using MaybeError = std::optional<ApiError>;
 constexpr size_t kHeavyBodyBytes = 64 << 10;
 // Admission asks billing for credit so often before it gives up: others may have drawn what came.
 constexpr int kCreditAttempts = 3;
+// The same for permits of a key's windows.
+constexpr int kPermitAttempts = 8;
 // nginx's code for a client that left: only in metrics, nobody reads it.
 constexpr int kClientLeft = 499;
 
@@ -148,24 +150,25 @@ class Completion {
   asio::awaitable<MaybeError> Begin() {
     for (size_t i = 0; i < prompts_.prompts.size(); ++i) {
       const Prompt& prompt = prompts_.prompts[i];
-      std::unique_ptr<Permit> permit;
-      MaybeError error = co_await Admit(prompt, /*first=*/i == 0, &permit);
-      if (error.has_value()) co_return error;
       StartIds ids;
       // The id in the reply's header is the id of the request's usage.
       auto request_id = Id16::FromHex(absl::StripPrefix(http_.id, "req_"));
       ids.request = i == 0 && request_id.ok() ? *request_id : NewTimeOrderedId();
-      ids.hold = NewTimeOrderedId();
+      std::unique_ptr<Permit> permit;
+      MaybeError error = co_await Admit(prompt, ids.request, /*first=*/i == 0, &permit);
+      if (error.has_value()) co_return error;
+      const CreditBook::Hold& hold = permit->hold();
+      ids.hold = hold.reserved() ? hold.credit() : NewTimeOrderedId();
       ids.tenant = permit->key().party;
       v1::UsageRecord opening;
       opening.set_request_id(ids.request.ToBytes());
       opening.set_party_id(ids.tenant.ToBytes());
       opening.set_key_id(permit->key().key_id.ToBytes());
       opening.set_hold_id(ids.hold.ToBytes());
-      opening.set_slice_id(permit->hold().slice().ToBytes());
+      if (!hold.reserved()) opening.set_slice_id(hold.credit().ToBytes());
       opening.set_model(model_name_);
       opening.set_plan_version_id(permit->prices().plan_version.ToBytes());
-      opening.set_held_micro(permit->hold().held_micro());
+      opening.set_held_micro(hold.held_micro());
       absl::StatusOr<std::unique_ptr<UsageJournal::Entry>> entry = context_->journal->Begin(std::move(opening));
       if (!entry.ok()) {
         Log(LogLevel::kError, "a request is refused: usage cannot be written", {{"error", entry.status().message()}});
@@ -208,7 +211,8 @@ class Completion {
     co_return std::nullopt;
   }
 
-  asio::awaitable<MaybeError> Admit(const Prompt& prompt, bool first, std::unique_ptr<Permit>* permit) {
+  asio::awaitable<MaybeError> Admit(const Prompt& prompt, const Id16& request_id, bool first,
+                                    std::unique_ptr<Permit>* permit) {
     const AdmissionRequest request{.key = key_,
                                    .model = model_name_,
                                    .address = ClientAddress(http_, context_->options.trusted_proxies),
@@ -217,8 +221,10 @@ class Completion {
                                    .choices = static_cast<uint32_t>(request_.n),
                                    .counts_as_request = first};
     Refusal refusal{RefusalReason::kBillingAway, "", absl::ZeroDuration(), {}};
-    for (int attempt = 0; attempt <= kCreditAttempts; ++attempt) {
-      auto decision = context_->admission->Admit(request);
+    std::unique_ptr<CreditBook::Hold> reserved;
+    int permit_attempts = 0;
+    for (int attempt = 0; attempt <= kCreditAttempts;) {
+      auto decision = context_->admission->Admit(request, std::move(reserved));
       if (auto* admitted = std::get_if<std::unique_ptr<Permit>>(&decision)) {
         *permit = std::move(*admitted);
         co_return std::nullopt;
@@ -227,28 +233,63 @@ class Completion {
         refusal = std::move(*refused);
         break;
       }
-      absl::Status status = co_await Refill(std::get<NeedsCredit>(decision));
-      if (exchange_.client_gone()) co_return Unavailable("The client left.", "client_gone");
-      if (!status.ok() || attempt == kCreditAttempts) {
-        refusal = Admission::CreditRefusal(status.ok() ? absl::UnavailableError("credit is contended") : status);
+      if (auto* permits = std::get_if<NeedsPermits>(&decision)) {
+        std::optional<Refusal> refused_by_limit = co_await Lease(std::move(*permits));
+        if (exchange_.client_gone()) co_return Unavailable("The client left.", "client_gone");
+        if (!refused_by_limit.has_value() && ++permit_attempts < kPermitAttempts) continue;
+        refusal = refused_by_limit.value_or(
+            Refusal{RefusalReason::kBillingAway, "The limits of this key are contended.", absl::Seconds(1), {}});
         break;
       }
+      ++attempt;
+      absl::StatusOr<std::unique_ptr<CreditBook::Hold>> credit =
+          co_await Obtain(std::get<NeedsCredit>(decision), request_id);
+      if (exchange_.client_gone()) co_return Unavailable("The client left.", "client_gone");
+      if (!credit.ok() || attempt > kCreditAttempts) {
+        refusal =
+            Admission::CreditRefusal(credit.ok() ? absl::UnavailableError("credit is contended") : credit.status());
+        break;
+      }
+      reserved = *std::move(credit);
     }
     context_->metrics->Refused(RefusalName(refusal.reason));
     co_return RefusalError(refusal, model_name_);
   }
 
-  asio::awaitable<absl::Status> Refill(NeedsCredit need) {
-    auto answer = std::make_shared<Promise<absl::Status>>(&wakeup_);
-    context_->admission->book().Refill(need.party, need.minimum_micro,
-                                       [answer](const absl::Status& status) { answer->Set(status); });
+  // Waits for an answer of billing, no longer than credit_timeout, nor for a client that has left.
+  template <typename T>
+  asio::awaitable<std::optional<T>> Await(std::shared_ptr<Promise<T>> promise) {
     const auto until = Clock::now() + absl::ToChronoNanoseconds(context_->options.credit_timeout);
-    std::optional<absl::Status> status = answer->Get();
-    while (!status.has_value() && Clock::now() < until && !exchange_.client_gone()) {
+    std::optional<T> answer = promise->Get();
+    while (!answer.has_value() && Clock::now() < until && !exchange_.client_gone()) {
       co_await wakeup_.Wait(until);
-      status = answer->Get();
+      answer = promise->Get();
     }
-    co_return status.value_or(absl::DeadlineExceededError("billing did not answer"));
+    co_return answer;
+  }
+
+  // A hold that comes too late is given back.
+  asio::awaitable<absl::StatusOr<std::unique_ptr<CreditBook::Hold>>> Obtain(NeedsCredit need, Id16 request_id) {
+    using Credit = std::shared_ptr<absl::StatusOr<std::unique_ptr<CreditBook::Hold>>>;
+    auto promise = std::make_shared<Promise<Credit>>(&wakeup_);
+    context_->admission->book().Obtain(
+        need, request_id, [promise](absl::StatusOr<std::unique_ptr<CreditBook::Hold>> credit) {
+          promise->Set(std::make_shared<absl::StatusOr<std::unique_ptr<CreditBook::Hold>>>(std::move(credit)));
+        });
+    std::optional<Credit> credit = co_await Await(std::move(promise));
+    if (!credit.has_value()) co_return absl::DeadlineExceededError("billing did not answer");
+    co_return std::move(**credit);
+  }
+
+  // Nothing: decide again.
+  asio::awaitable<std::optional<Refusal>> Lease(NeedsPermits needs) {
+    using Answer = std::optional<Refusal>;
+    auto promise = std::make_shared<Promise<Answer>>(&wakeup_);
+    context_->admission->Lease(needs, [promise](Answer refusal) { promise->Set(std::move(refusal)); });
+    std::optional<Answer> answer = co_await Await(std::move(promise));
+    if (answer.has_value()) co_return *std::move(answer);
+    co_return Refusal{
+        RefusalReason::kBillingAway, "The limits of this key cannot be checked now.", absl::Seconds(2), {}};
   }
 
   // ---- the reply ----

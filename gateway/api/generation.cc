@@ -50,6 +50,7 @@ void Generation::Start(GenerateClient* client, v1::GenerateStart start, std::fun
   }
   if (credit == options_.max_tokens) permit_->hold().Complete();
   permit_->OnRevoked(wake);
+  permit_->hold().OnGrown(wake);
   stream_ = client->Start(std::move(start), std::move(wake));
 }
 

@@ -8,19 +8,15 @@
 #include <functional>
 #include <mutex>
 #include <set>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/random/random.h"
-#include "absl/time/time.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "gateway/admission/key_table.h"
 #include "gateway/admission/price_table.h"
+#include "gateway/clients/stream_thread.h"
 #include "gateway/metering/usage_journal.h"
-#include "services/common/backoff.h"
 #include "services/common/grpc_status.h"
-#include "services/common/log.h"
 
 namespace gantry::gateway {
 namespace {
@@ -28,10 +24,6 @@ namespace {
 constexpr auto kCreditTimeout = std::chrono::seconds(3);
 constexpr size_t kBatchRecords = 512;
 constexpr size_t kRevokedMax = 65'536;
-
-std::chrono::system_clock::time_point In(std::chrono::milliseconds wait) {
-  return std::chrono::system_clock::now() + wait;
-}
 
 class Credit final : public CreditClient {
  public:
@@ -45,8 +37,7 @@ class Credit final : public CreditClient {
     idle_.wait(lock, [this] { return calls_.empty(); });
   }
 
-  void GrantSlice(const v1::GrantSliceRequest& request,
-                  std::function<void(absl::StatusOr<v1::GrantSliceResponse>)> done) override {
+  void GrantSlice(const v1::GrantSliceRequest& request, Done<v1::GrantSliceResponse> done) override {
     Start(request, std::move(done), [this](auto* call, auto finish) {
       // A billing that is being started again costs this request a moment, not a refusal: the connection comes back
       // within a second of it.
@@ -54,10 +45,25 @@ class Credit final : public CreditClient {
       stub_->async()->GrantSlice(&call->context, &call->request, &call->response, std::move(finish));
     });
   }
-  void ReturnSlice(const v1::ReturnSliceRequest& request,
-                   std::function<void(absl::StatusOr<v1::ReturnSliceResponse>)> done) override {
+  void ReturnSlice(const v1::ReturnSliceRequest& request, Done<v1::ReturnSliceResponse> done) override {
     Start(request, std::move(done), [this](auto* call, auto finish) {
       stub_->async()->ReturnSlice(&call->context, &call->request, &call->response, std::move(finish));
+    });
+  }
+  void Reserve(const v1::ReserveRequest& request, Done<v1::HoldResponse> done) override {
+    Start(request, std::move(done), [this](auto* call, auto finish) {
+      call->context.set_wait_for_ready(true);
+      stub_->async()->Reserve(&call->context, &call->request, &call->response, std::move(finish));
+    });
+  }
+  void ExtendHold(const v1::ExtendHoldRequest& request, Done<v1::HoldResponse> done) override {
+    Start(request, std::move(done), [this](auto* call, auto finish) {
+      stub_->async()->ExtendHold(&call->context, &call->request, &call->response, std::move(finish));
+    });
+  }
+  void VoidHold(const v1::VoidHoldRequest& request, Done<v1::HoldResponse> done) override {
+    Start(request, std::move(done), [this](auto* call, auto finish) {
+      stub_->async()->VoidHold(&call->context, &call->request, &call->response, std::move(finish));
     });
   }
 
@@ -100,72 +106,6 @@ class Credit final : public CreditClient {
   std::condition_variable idle_;
   std::set<grpc::ClientContext*> calls_;  // guarded by mu_
   bool stopping_ = false;                 // guarded by mu_
-};
-
-// A thread that opens a stream, works on it until it breaks, and opens the next.
-class StreamThread {
- public:
-  // `work` runs one stream; it returns true when the stream had been of use.
-  StreamThread(std::string name, std::function<bool(grpc::ClientContext*)> work)
-      : name_(std::move(name)), work_(std::move(work)), thread_([this] { Loop(); }) {}
-  ~StreamThread() { Stop(); }
-
-  void BeginStop() {
-    {
-      std::lock_guard lock(mu_);
-      stopping_ = true;
-      if (context_ != nullptr) context_->TryCancel();
-    }
-    wake_.notify_all();
-  }
-  void Stop() {
-    BeginStop();
-    if (thread_.joinable()) thread_.join();
-  }
-  bool stopping() const {
-    std::lock_guard lock(mu_);
-    return stopping_;
-  }
-
- private:
-  void Loop() {
-    Backoff backoff(absl::Milliseconds(50), absl::Seconds(1));
-    absl::InsecureBitGen random;
-    bool said = false;
-    for (;;) {
-      grpc::ClientContext context;
-      // Reconnecting hourly, not all at once, spreads gateways over billing's restarts.
-      context.set_deadline(In(std::chrono::milliseconds(absl::Uniform(random, 3'000'000, 3'600'000))));
-      {
-        std::lock_guard lock(mu_);
-        if (stopping_) return;
-        context_ = &context;
-      }
-      const bool useful = work_(&context);
-      if (useful) {
-        backoff.Reset();
-        said = false;
-      }
-      std::unique_lock lock(mu_);
-      context_ = nullptr;
-      if (stopping_) return;
-      if (!said) {
-        said = true;
-        lock.unlock();
-        Log(LogLevel::kWarning, "stream to billing ended, trying again", {{"stream", name_}});
-        lock.lock();
-      }
-      wake_.wait_for(lock, absl::ToChronoMilliseconds(backoff.Next()), [this] { return stopping_; });
-    }
-  }
-
-  const std::string name_;
-  const std::function<bool(grpc::ClientContext*)> work_;
-  mutable std::mutex mu_;
-  std::condition_variable wake_;
-  grpc::ClientContext* context_ = nullptr;  // guarded by mu_
-  bool stopping_ = false;                   // guarded by mu_
-  std::thread thread_;
 };
 
 class Streams final : public BillingStreams {

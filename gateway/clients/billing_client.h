@@ -1,5 +1,5 @@
-// The gateway's three lines to billing: credit calls, the usage stream, and the watch streams that keep keys and prices
-// current. Each comes back by itself after billing was away.
+// The gateway's lines to billing: credit calls, the usage stream, and the watch streams that keep keys and prices
+// current (leases: lease_line.h). Each comes back by itself after billing was away.
 #pragma once
 
 #include <memory>

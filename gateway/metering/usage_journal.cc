@@ -324,7 +324,7 @@ std::vector<v1::UsageRecord> UsageJournal::NextBatch(size_t max) {
 
 void UsageJournal::Remove(const std::string& record_id, int64_t acked_us, int64_t covered_us) {
   uint64_t sequence = 0;
-  absl::StatusOr<Id16> slice = absl::NotFoundError("");
+  absl::StatusOr<Id16> credit = absl::NotFoundError("");
   std::function<void(const Id16&)> listener;
   {
     absl::MutexLock lock(&mu_);
@@ -332,12 +332,12 @@ void UsageJournal::Remove(const std::string& record_id, int64_t acked_us, int64_
                            [&](const Pending& pending) { return pending.record.record_id() == record_id; });
     if (it == pending_.end()) return;
     sequence = it->sequence;
-    slice = Id16::FromBytes(it->record.slice_id());
+    credit = Id16::FromBytes(it->record.slice_id().empty() ? it->record.hold_id() : it->record.slice_id());
     pending_.erase(it);
     listener = acked_;
   }
   retention_->Acked(sequence, acked_us, covered_us);
-  if (slice.ok() && listener) listener(*slice);
+  if (credit.ok() && listener) listener(*credit);
 }
 
 void UsageJournal::Acked(const std::string& record_id, int64_t acked_us, int64_t covered_us) {

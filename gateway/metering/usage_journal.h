@@ -72,8 +72,9 @@ class UsageJournal : public std::enable_shared_from_this<UsageJournal> {
     bool finished_ = false;
   };
 
-  // Sets space aside and writes the opening. `opening` has request, party, key, hold, slice, model, plan version and
-  // held_micro. RESOURCE_EXHAUSTED or UNAVAILABLE: the spool cannot take it; refuse the request (R4).
+  // Sets space aside and writes the opening. `opening` has request, party, key, hold, slice (unless the hold is
+  // reserved), model, plan version and held_micro. RESOURCE_EXHAUSTED or UNAVAILABLE: the spool cannot take it; refuse
+  // the request (R4).
   absl::StatusOr<std::unique_ptr<Entry>> Begin(v1::UsageRecord opening);
 
   absl::Status SliceGranted(const Slice& slice);
@@ -91,8 +92,8 @@ class UsageJournal : public std::enable_shared_from_this<UsageJournal> {
   void Requeue();
   // Called, from any thread, when NextBatch has something new. Set once.
   void OnReady(std::function<void()> ready);
-  // Called with the slice of each record that billing took. Set once.
-  void OnAcked(std::function<void(const Id16& slice)> acked);
+  // Called with the slice of each record that billing took, or the hold of one that has no slice. Set once.
+  void OnAcked(std::function<void(const Id16& credit)> acked);
 
   size_t pending() const;  // records that billing has not acked
   SpoolStats Stats() const { return spool_->Stats(); }

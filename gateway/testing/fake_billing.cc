@@ -3,6 +3,8 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -46,8 +48,16 @@ class FakeBilling::CreditService final : public v1::Credit::Service {
       return {grpc::StatusCode::FAILED_PRECONDITION,
               absl::StrCat("available ", available, ", asked ", request->minimum_micro())};
     }
-    const int64_t granted = std::min(available, request->wanted_micro());
-    billing_.slices_[request->slice_id()] = {.party = party, .granted = granted};
+    int64_t granted = std::min(available, request->wanted_micro());
+    if (!request->key_id().empty()) {
+      const int64_t left = billing_.BudgetLeftLocked(request->key_id());
+      if (left < request->minimum_micro()) {
+        return {grpc::StatusCode::OUT_OF_RANGE,
+                absl::StrCat("the budget of this key is spent: left ", left, ", asked ", request->minimum_micro())};
+      }
+      granted = std::min(granted, left);
+    }
+    billing_.slices_[request->slice_id()] = {.party = party, .key_id = request->key_id(), .granted = granted};
     response->set_slice_id(request->slice_id());
     response->set_granted_micro(granted);
     response->set_currency("EUR");
@@ -88,6 +98,39 @@ class FakeBilling::UsageService final : public v1::Usage::Service {
       }
       stream->Write(ack);
     }
+    return grpc::Status::OK;
+  }
+
+ private:
+  FakeBilling& billing_;
+};
+
+class FakeBilling::LeaseService final : public v1::Leases::Service {
+ public:
+  explicit LeaseService(FakeBilling* billing) : billing_(*billing) {}
+
+  grpc::Status Attach(grpc::ServerContext* context,
+                      grpc::ServerReaderWriter<v1::GatewayOrder, v1::GatewayReport>* stream) override {
+    std::atomic<bool> ended{false};
+    std::thread reader([&] {
+      v1::GatewayReport report;
+      while (stream->Read(&report)) {
+      }
+      ended = true;
+    });
+    v1::GatewayOrder order;
+    order.mutable_mode()->set_number(1);
+    order.mutable_mode()->set_alone(true);
+    while (!ended && stream->Write(order)) {
+      order.mutable_beat();
+      for (int i = 0; i < 20 && !ended; ++i) {
+        absl::SleepFor(kHeartbeat / 20);
+        absl::MutexLock lock(&billing_.mu_);
+        if (billing_.leaving_) ended = true;
+      }
+    }
+    context->TryCancel();
+    reader.join();
     return grpc::Status::OK;
   }
 
@@ -179,7 +222,8 @@ FakeBilling::FakeBilling(const TestIdentities& identities)
     : identities_(identities),
       credit_(std::make_unique<CreditService>(this)),
       usage_(std::make_unique<UsageService>(this)),
-      catalog_(std::make_unique<CatalogService>(this)) {
+      catalog_(std::make_unique<CatalogService>(this)),
+      leases_(std::make_unique<LeaseService>(this)) {
   Return();
 }
 
@@ -201,8 +245,8 @@ void FakeBilling::Return() {
     absl::MutexLock lock(&mu_);
     leaving_ = false;
   }
-  absl::StatusOr<std::unique_ptr<RpcServer>> server =
-      RpcServer::Start(identities_.ServerOptions("billing"), {credit_.get(), usage_.get(), catalog_.get()});
+  absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(
+      identities_.ServerOptions("billing"), {credit_.get(), usage_.get(), catalog_.get(), leases_.get()});
   GANTRY_CHECK(server.ok(), "the fake billing listens");
   server_ = *std::move(server);
 }
@@ -299,6 +343,17 @@ int64_t FakeBilling::SetAsideLocked(const Id16& party) const {
     if (slice.party == party && !slice.closed) total += slice.granted - slice.returned - slice.charged;
   }
   return total;
+}
+
+int64_t FakeBilling::BudgetLeftLocked(const std::string& key_id) const {
+  int64_t left = 0;
+  for (const auto& [public_id, record] : keys_) {
+    if (record.key_id() == key_id) left = record.budget_micro();
+  }
+  for (const auto& [id, slice] : slices_) {
+    if (slice.key_id == key_id) left -= slice.closed ? slice.charged : slice.granted - slice.returned;
+  }
+  return left;
 }
 
 std::vector<v1::UsageRecord> FakeBilling::records() const {

@@ -1,5 +1,5 @@
-// A billing service for tests: Credit, Usage and Catalog in memory, with what the real one promises to a gateway, and a
-// list of every promise that the gateway has broken.
+// A billing service for tests: Credit, Usage, Catalog and Leases (one gateway, alone) in memory, with what the real one
+// promises to a gateway, and a list of every promise that the gateway has broken.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "gantry/v1/billing.grpc.pb.h"
+#include "gantry/v1/lease.grpc.pb.h"
 #include "services/common/api_key.h"
 #include "services/common/ids.h"
 #include "services/common/rpc_test_util.h"
@@ -63,8 +64,10 @@ class FakeBilling final {
   class CreditService;
   class UsageService;
   class CatalogService;
+  class LeaseService;
   struct Slice {
     Id16 party;
+    std::string key_id;  // of a key with a budget
     int64_t granted = 0, returned = 0, charged = 0;
     bool closed = false;
   };
@@ -74,6 +77,7 @@ class FakeBilling final {
     int64_t balance = 0;
   };
   int64_t SetAsideLocked(const Id16& party) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  int64_t BudgetLeftLocked(const std::string& key_id) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   void Take(const v1::UsageRecord& record);
   void ChangeKeyLocked(const v1::KeyRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -81,6 +85,7 @@ class FakeBilling final {
   std::unique_ptr<CreditService> credit_;
   std::unique_ptr<UsageService> usage_;
   std::unique_ptr<CatalogService> catalog_;
+  std::unique_ptr<LeaseService> leases_;
   const std::string pepper_ = std::string(32, 'p');
 
   mutable absl::Mutex mu_;

@@ -53,6 +53,12 @@ class FakeCredit final : public CreditClient {
     failure_ = std::move(status);
     lost_ = lost;
   }
+  // Money is short: no slices, holds only.
+  void set_reserve(bool reserve) { reserve_ = reserve; }
+  size_t holds() const {
+    std::lock_guard lock(mu_);
+    return holds_.size();
+  }
   void set_life(absl::Duration life) { life_ = life; }
 
   int64_t available() const {
@@ -71,23 +77,22 @@ class FakeCredit final : public CreditClient {
     return log_;
   }
 
-  void GrantSlice(const v1::GrantSliceRequest& request,
-                  std::function<void(absl::StatusOr<v1::GrantSliceResponse>)> done) override {
-    Queue([this, request, done](std::unique_lock<std::mutex>& lock) {
-      absl::StatusOr<v1::GrantSliceResponse> answer = Grant(request);
-      lock.unlock();
-      done(std::move(answer));
-      lock.lock();
-    });
+  void GrantSlice(const v1::GrantSliceRequest& request, Done<v1::GrantSliceResponse> done) override {
+    Queue<v1::GrantSliceResponse>([this, request] { return Grant(request); }, std::move(done));
   }
-  void ReturnSlice(const v1::ReturnSliceRequest& request,
-                   std::function<void(absl::StatusOr<v1::ReturnSliceResponse>)> done) override {
-    Queue([this, request, done](std::unique_lock<std::mutex>& lock) {
-      absl::StatusOr<v1::ReturnSliceResponse> answer = TakeBack(request);
-      lock.unlock();
-      done(std::move(answer));
-      lock.lock();
-    });
+  void ReturnSlice(const v1::ReturnSliceRequest& request, Done<v1::ReturnSliceResponse> done) override {
+    Queue<v1::ReturnSliceResponse>([this, request] { return TakeBack(request); }, std::move(done));
+  }
+  void Reserve(const v1::ReserveRequest& request, Done<v1::HoldResponse> done) override {
+    Queue<v1::HoldResponse>([this, request] { return Hold(request.hold_id(), request.amount_micro(), "reserve"); },
+                            std::move(done));
+  }
+  void ExtendHold(const v1::ExtendHoldRequest& request, Done<v1::HoldResponse> done) override {
+    Queue<v1::HoldResponse>([this, request] { return Hold(request.hold_id(), request.add_micro(), "extend"); },
+                            std::move(done));
+  }
+  void VoidHold(const v1::VoidHoldRequest& request, Done<v1::HoldResponse> done) override {
+    Queue<v1::HoldResponse>([this, request] { return End(request.hold_id()); }, std::move(done));
   }
 
  private:
@@ -95,10 +100,16 @@ class FakeCredit final : public CreditClient {
     int64_t granted = 0, returned = 0;
     bool open = true;
   };
-  void Queue(std::function<void(std::unique_lock<std::mutex>&)> call) {
+  template <typename Response>
+  void Queue(std::function<absl::StatusOr<Response>()> run, Done<Response> done) {
     {
       std::lock_guard lock(mu_);
-      calls_.push_back(std::move(call));
+      calls_.push_back([run = std::move(run), done = std::move(done)](std::unique_lock<std::mutex>& held) {
+        absl::StatusOr<Response> answer = run();
+        held.unlock();
+        done(std::move(answer));
+        held.lock();
+      });
     }
     wake_.notify_all();
   }
@@ -109,6 +120,11 @@ class FakeCredit final : public CreditClient {
   }
   absl::StatusOr<v1::GrantSliceResponse> Grant(const v1::GrantSliceRequest& request) {
     if (!failure_.ok() && !lost_) return failure_;
+    if (reserve_) {
+      v1::GrantSliceResponse response;
+      response.set_reserve(true);
+      return response;
+    }
     if (available_ < request.minimum_micro()) {
       return absl::FailedPreconditionError(absl::StrCat("available ", available_));
     }
@@ -117,7 +133,8 @@ class FakeCredit final : public CreditClient {
     response.set_ttl_ms(static_cast<uint64_t>(absl::ToInt64Milliseconds(life_)));
     available_ -= response.granted_micro();
     slices_[request.slice_id()] = {.granted = response.granted_micro()};
-    log_.push_back(absl::StrCat("grant ", request.minimum_micro(), "..", request.wanted_micro()));
+    log_.push_back(absl::StrCat("grant ", request.minimum_micro(), "..", request.wanted_micro(),
+                                request.key_id().empty() ? "" : " of a key"));
     if (!failure_.ok()) return failure_;
     return response;
   }
@@ -134,15 +151,38 @@ class FakeCredit final : public CreditClient {
     return v1::ReturnSliceResponse();
   }
 
+  absl::StatusOr<v1::HoldResponse> Hold(const std::string& id, int64_t micro, const char* what) {
+    if (!failure_.ok() && !lost_) return failure_;
+    if (available_ < micro) return absl::FailedPreconditionError(absl::StrCat("available ", available_));
+    available_ -= micro;
+    holds_[id] += micro;
+    log_.push_back(absl::StrCat(what, " ", micro));
+    if (!failure_.ok()) return failure_;
+    v1::HoldResponse response;
+    response.set_held_micro(holds_[id]);
+    return response;
+  }
+  absl::StatusOr<v1::HoldResponse> End(const std::string& id) {
+    if (!failure_.ok()) return failure_;
+    const auto it = holds_.find(id);
+    if (it == holds_.end()) return absl::NotFoundError("no such hold");
+    available_ += it->second;
+    log_.push_back(absl::StrCat("void ", it->second));
+    holds_.erase(it);
+    return v1::HoldResponse();
+  }
+
   mutable std::mutex mu_;
   std::condition_variable wake_;
   std::deque<std::function<void(std::unique_lock<std::mutex>&)>> calls_;
   std::map<std::string, Slice> slices_;
+  std::map<std::string, int64_t> holds_;
   std::vector<std::string> log_;
   int64_t available_;
   absl::Duration life_ = absl::Hours(1);
   absl::Status failure_;
   bool lost_ = false;
+  bool reserve_ = false;
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -1,0 +1,291 @@
+#include "tests/credit/rig.h"
+
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "services/common/instance.h"
+
+namespace gantry::testing {
+namespace {
+
+constexpr uint64_t kPromptTokens = 100;
+
+struct Deadline : grpc::ClientContext {
+  Deadline() {
+    set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+    set_wait_for_ready(true);
+  }
+};
+
+absl::Duration Monotonic() {
+  return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+template <typename Done>
+bool WaitUntil(absl::Duration limit, Done done) {
+  const absl::Duration until = Monotonic() + limit;
+  while (!done()) {
+    if (Monotonic() >= until) return false;
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  return true;
+}
+
+}  // namespace
+
+// ---- billing ----
+
+CreditRig::CreditRig(int64_t balance_micro) {
+  StartBilling();
+  const auto channel = MakeChannel(address(), identities_.Get("admin"));
+  admin_ = v1::BillingAdmin::NewStub(channel);
+  gateways_ = v1::GatewayAdmin::NewStub(channel);
+  v1::CreatePartyRequest house;
+  house.set_idempotency_key("house");
+  house.set_kind(v1::PARTY_KIND_HOUSE);
+  house.set_name("house");
+  house.set_currency("EUR");
+  v1::Party party;
+  EXPECT_TRUE(admin_->CreateParty(std::make_unique<Deadline>().get(), house, &party).ok());
+  v1::PublishPlanVersionRequest plan;
+  plan.set_idempotency_key("plan");
+  plan.set_plan("standard");
+  plan.set_currency("EUR");
+  for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
+    v1::PriceLine* line = plan.add_lines();
+    line->set_model_glob("*");
+    line->set_token_class(static_cast<v1::TokenClass>(c));
+    line->set_price_micro_per_m(c == v1::TOKEN_CLASS_REQUEST ? 0 : 1'000'000);
+  }
+  v1::PlanVersion version;
+  EXPECT_TRUE(admin_->PublishPlanVersion(std::make_unique<Deadline>().get(), plan, &version).ok());
+  v1::CreatePartyRequest tenant;
+  tenant.set_idempotency_key("tenant");
+  tenant.set_kind(v1::PARTY_KIND_TENANT);
+  tenant.set_name("demo");
+  EXPECT_TRUE(admin_->CreateParty(std::make_unique<Deadline>().get(), tenant, &party).ok());
+  v1::TopUpRequest money;
+  money.set_idempotency_key("money");
+  money.set_party_name("demo");
+  money.set_amount_micro(balance_micro);
+  v1::Balance balance;
+  EXPECT_TRUE(admin_->TopUp(std::make_unique<Deadline>().get(), money, &balance).ok());
+}
+
+CreditRig::~CreditRig() = default;
+
+void CreditRig::StartBilling() {
+  billing::BillingOptions options;
+  options.rpc = identities_.ServerOptions("billing");
+  options.data_dir = identities_.dir() + "/billing";
+  absl::StatusOr<std::unique_ptr<billing::Billing>> billing = billing::Billing::Start(options, nullptr);
+  ASSERT_TRUE(billing.ok()) << billing.status();
+  billing_ = *std::move(billing);
+}
+
+void CreditRig::StopBilling() {
+  billing_.reset();
+}
+
+std::string CreditRig::NewKey(v1::CreateKeyRequest request) {
+  request.set_idempotency_key(absl::StrCat("key ", ++next_));
+  request.set_party_name("demo");
+  v1::CreateKeyResponse response;
+  const grpc::Status status = admin_->CreateKey(std::make_unique<Deadline>().get(), request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response.secret();
+}
+
+v1::Key CreditRig::FindKey(const std::string& secret) {
+  v1::ListKeysRequest request;
+  request.set_party_name("demo");
+  v1::ListKeysResponse response;
+  const grpc::Status status = admin_->ListKeys(std::make_unique<Deadline>().get(), request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  for (const v1::Key& key : response.keys()) {
+    if (secret.find(absl::StrCat("_", key.public_id(), "_")) != std::string::npos) return key;
+  }
+  ADD_FAILURE() << "no such key";
+  return {};
+}
+
+v1::Balance CreditRig::Balance() {
+  v1::GetBalanceRequest request;
+  request.set_party_name("demo");
+  v1::Balance balance;
+  EXPECT_TRUE(admin_->GetBalance(std::make_unique<Deadline>().get(), request, &balance).ok());
+  return balance;
+}
+
+v1::AuditReport CreditRig::Audit() {
+  v1::AuditReport report;
+  EXPECT_TRUE(admin_->Audit(std::make_unique<Deadline>().get(), v1::AuditRequest(), &report).ok());
+  return report;
+}
+
+int64_t CreditRig::UsageMicro() {
+  v1::QueryUsageRequest request;
+  request.set_party_name("demo");
+  request.set_page_size(1000);
+  int64_t used_pico = 0;
+  for (;;) {
+    v1::QueryUsageResponse page;
+    EXPECT_TRUE(admin_->QueryUsage(std::make_unique<Deadline>().get(), request, &page).ok());
+    for (const v1::UsageRow& row : page.rows()) used_pico += row.amount_pico();
+    if (page.next_page_token().empty()) break;
+    request.set_page_token(page.next_page_token());
+  }
+  return used_pico / 1'000'000;
+}
+
+// ---- a gateway ----
+
+GatewayRig::GatewayRig(CreditRig* rig, const std::string& name, int64_t slice_micro) : keys_(Monotonic) {
+  const std::string dir = rig->identities().dir() + "/" + name;
+  const absl::StatusOr<Instance> instance = LoadInstance(dir);
+  EXPECT_TRUE(instance.ok()) << instance.status();
+  id_ = instance->id;
+  const auto channel = MakeChannel(rig->address(), rig->identities().Get("gateway"));
+  client_ = gateway::MakeCreditClient(channel);
+  SpoolOptions spool;
+  spool.directory = dir + "/spool";
+  spool.durability = Durability::kWrite;
+  std::vector<gateway::UsageJournal::Slice> orphans;
+  auto journal = gateway::UsageJournal::Open(PosixFileSystem(), spool, &orphans);
+  EXPECT_TRUE(journal.ok()) << journal.status();
+  journal_ = *std::move(journal);
+  gateway::CreditBook::Options options;
+  options.gateway_id = id_;
+  options.gateway_epoch = instance->epoch;
+  options.slice_micro = slice_micro;
+  options.monotonic = Monotonic;
+  book_ = gateway::CreditBook::Create(std::move(options), client_.get());
+  journal_->OnAcked([this](const Id16& credit) { book_->RecordAcked(credit); });
+  leases_ = gateway::MakeLeaseLine(channel, id_, instance->epoch);
+  const auto send = [line = leases_](const v1::GatewayReport& report) { return line->Send(report); };
+  admission_ = gateway::Admission::Create(&keys_, &prices_, book_, Monotonic, absl::Now, send);
+  leases_->Start({.order =
+                      [this](const v1::GatewayOrder& order) {
+                        admission_->Obey(order);
+                        if (!order.has_recall()) return;
+                        book_->Recall(order.recall(), [line = std::weak_ptr(leases_), n = order.recall().number()] {
+                          v1::GatewayReport report;
+                          report.mutable_recall_done()->set_number(n);
+                          if (auto to = line.lock()) to->Send(report);
+                        });
+                      },
+                  .broken = [this] { admission_->Broken(); }});
+  streams_ = gateway::StartBillingStreams(channel, id_, instance->epoch, &keys_, &prices_, journal_.get());
+}
+
+GatewayRig::~GatewayRig() {
+  journal_->OnAcked(nullptr);
+  leases_->Stop();
+  streams_.reset();
+  client_.reset();
+}
+
+bool GatewayRig::Leave() {
+  const bool all = WaitUntil(absl::Seconds(10), [&] {
+    if (journal_->pending() > 0) return false;
+    book_->ReturnAll();
+    return book_->open_slices() == 0 && book_->closing() == 0;
+  });
+  leases_->Leave();
+  return all;
+}
+
+void GatewayRig::WaitReady() {
+  EXPECT_TRUE(
+      WaitUntil(absl::Seconds(10), [&] { return keys_.Fresh() && prices_.loaded() && admission_->windows_known(); }));
+}
+
+std::variant<std::unique_ptr<gateway::Permit>, gateway::Refusal> GatewayRig::Admit(const std::string& key,
+                                                                                   uint64_t max_tokens) {
+  auto known = admission_->Authenticate(key);
+  if (auto* refusal = std::get_if<gateway::Refusal>(&known)) return std::move(*refusal);
+  gateway::AdmissionRequest request{.key = std::get<std::shared_ptr<const gateway::KeyInfo>>(known),
+                                    .model = "m",
+                                    .address = "127.0.0.1",
+                                    .prompt_tokens = kPromptTokens,
+                                    .max_tokens = max_tokens};
+  std::unique_ptr<gateway::CreditBook::Hold> reserved;
+  for (;;) {
+    auto decision = admission_->Admit(request, std::move(reserved));
+    if (auto* permit = std::get_if<std::unique_ptr<gateway::Permit>>(&decision)) return std::move(*permit);
+    if (auto* refusal = std::get_if<gateway::Refusal>(&decision)) return std::move(*refusal);
+    absl::Notification answered;
+    if (auto* needs = std::get_if<gateway::NeedsPermits>(&decision)) {
+      std::optional<gateway::Refusal> refusal;
+      admission_->Lease(*needs, [&](std::optional<gateway::Refusal> answer) {
+        refusal = std::move(answer);
+        answered.Notify();
+      });
+      answered.WaitForNotification();
+      if (refusal.has_value()) return *std::move(refusal);
+      continue;
+    }
+    absl::Status status;
+    book_->Obtain(std::get<gateway::NeedsCredit>(decision), NewTimeOrderedId(),
+                  [&](absl::StatusOr<std::unique_ptr<gateway::CreditBook::Hold>> credit) {
+                    status = credit.status();
+                    if (credit.ok()) reserved = *std::move(credit);
+                    answered.Notify();
+                  });
+    answered.WaitForNotification();
+    if (!status.ok()) return gateway::Admission::CreditRefusal(status);
+  }
+}
+
+std::string GatewayRig::Serve(const std::string& key, uint64_t max_tokens, uint64_t output) {
+  auto admitted = Admit(key, max_tokens);
+  if (auto* refusal = std::get_if<gateway::Refusal>(&admitted)) return gateway::RefusalName(refusal->reason);
+  std::unique_ptr<gateway::Permit> permit = std::move(std::get<std::unique_ptr<gateway::Permit>>(admitted));
+  gateway::CreditBook::Hold& hold = permit->hold();
+  v1::UsageRecord opening;
+  opening.set_request_id(NewTimeOrderedId().ToBytes());
+  opening.set_party_id(permit->key().party.ToBytes());
+  opening.set_key_id(permit->key().key_id.ToBytes());
+  opening.set_hold_id((hold.reserved() ? hold.credit() : NewTimeOrderedId()).ToBytes());
+  if (!hold.reserved()) opening.set_slice_id(hold.credit().ToBytes());
+  opening.set_model("m");
+  opening.set_plan_version_id(permit->prices().plan_version.ToBytes());
+  opening.set_held_micro(hold.held_micro());
+  auto entry = journal_->Begin(std::move(opening));
+  EXPECT_TRUE(entry.ok()) << entry.status();
+  uint64_t until = std::min<uint64_t>(max_tokens, gateway::kCreditTokens);
+  const absl::Duration patience = Monotonic() + absl::Milliseconds(250);  // a worker waits so long for credit
+  while (until < output && Monotonic() < patience) {
+    const uint64_t next = std::min<uint64_t>(max_tokens - until, gateway::kCreditTokens);
+    if (permit->ExtendOutput(next)) {
+      until += next;
+    } else {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+  }
+  output = std::min(output, until);
+  v1::UsageRecord record;
+  record.set_outcome(v1::USAGE_OUTCOME_COMPLETED);
+  record.set_prompt_tokens(kPromptTokens);
+  record.set_output_tokens(output);
+  record.set_held_micro(hold.held_micro());
+  record.add_sequences()->set_output_tokens(output);
+  permit->Settle(kPromptTokens, 0, output);
+  permit.reset();
+  absl::Notification written;
+  (*entry)->Finish(std::move(record), [&](const absl::Status& status) {
+    EXPECT_TRUE(status.ok()) << status;
+    written.Notify();
+  });
+  written.WaitForNotification();
+  return "";
+}
+
+}  // namespace gantry::testing
