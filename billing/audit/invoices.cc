@@ -216,7 +216,8 @@ void CheckAllocations(Database& db, const std::map<int64_t, Invoice>& invoices, 
   };
   {
     Rows rows = db.Query(
-        "SELECT a.transfer_seq, a.invoice_no, a.amount_minor, t.party_no, i.party_no, a.allocation_no FROM allocation a "
+        "SELECT a.transfer_seq, a.invoice_no, a.amount_minor, t.party_no, i.party_no, a.allocation_no FROM allocation "
+        "a "
         "JOIN payment t USING (transfer_seq) JOIN invoice i USING (invoice_no) ORDER BY a.allocation_no");
     while (rows.Next()) {
       ++*count;

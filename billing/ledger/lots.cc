@@ -79,7 +79,8 @@ LotUse LotUseOf(Database& db, int64_t account_no, LotKind kind, int64_t granted_
       "SELECT coalesce(sum(t.amount_micro), 0) FROM account c JOIN party p USING (party_no) "
       "JOIN account b ON b.party_no = p.parent_no AND b.type = 'breakage' AND b.currency = c.currency "
       "JOIN transfer t ON t.credit_account = b.account_no JOIN credit_lot l ON l.lot_no = t.source "
-      "WHERE c.account_no = ?1 AND t.kind = 7 AND t.kind > 3 AND t.debit_account = ?1 AND l.kind = ?2 AND l.granted_us < ?3",
+      "WHERE c.account_no = ?1 AND t.kind = 7 AND t.kind > 3 AND t.debit_account = ?1 AND l.kind = ?2 AND l.granted_us "
+      "< ?3",
       account_no, static_cast<int64_t>(kind), granted_before_us);
   if (rows.Next()) use.expired_micro = rows.Int(0);
   use.used_micro -= use.expired_micro;

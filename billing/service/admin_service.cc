@@ -235,7 +235,8 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
   // The secret goes into this answer, after the commit; the stored one has none.
   template <typename Request, typename Make>
   grpc::ServerUnaryReactor* MakeKey(grpc::CallbackServerContext* call, const Request* request,
-                                    v1::CreateKeyResponse* response, std::string object, std::string detail, Make make) {
+                                    v1::CreateKeyResponse* response, std::string object, std::string detail,
+                                    Make make) {
     auto secret = std::make_shared<Secret>();
     return DoOnce<Request, v1::CreateKeyResponse>(
         context_, call, request, response, std::move(object), std::move(detail),

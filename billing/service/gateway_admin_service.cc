@@ -15,14 +15,14 @@ class GatewayAdminService final : public v1::GatewayAdmin::CallbackService {
   grpc::ServerUnaryReactor* ListGateways(grpc::CallbackServerContext* call, const v1::ListGatewaysRequest* request,
                                          v1::ListGatewaysResponse* response) override {
     return Ask(context_, call, request, response,
-                  [this](Database& db, const Caller&) -> absl::StatusOr<v1::ListGatewaysResponse> {
-                    v1::ListGatewaysResponse list;
-                    for (v1::GatewayStatus& status : billing::ListGateways(db, context_->freed_after_us)) {
-                      AddPresence(&status);
-                      *list.add_gateways() = std::move(status);
-                    }
-                    return list;
-                  });
+               [this](Database& db, const Caller&) -> absl::StatusOr<v1::ListGatewaysResponse> {
+                 v1::ListGatewaysResponse list;
+                 for (v1::GatewayStatus& status : billing::ListGateways(db, context_->freed_after_us)) {
+                   AddPresence(&status);
+                   *list.add_gateways() = std::move(status);
+                 }
+                 return list;
+               });
   }
 
   grpc::ServerUnaryReactor* ForgetGateway(grpc::CallbackServerContext* call, const v1::ForgetGatewayRequest* request,

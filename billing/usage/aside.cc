@@ -12,7 +12,7 @@ namespace gantry::billing {
 namespace {
 
 // Parties that are parked and whoever buys from them.
-#define BLOCKED                                                            \
+#define BLOCKED                                                             \
   "WITH RECURSIVE blocked(no) AS (SELECT party_no FROM parked_party UNION " \
   "SELECT p.party_no FROM party p JOIN blocked b ON p.parent_no = b.no) "
 
@@ -45,12 +45,14 @@ absl::StatusOr<int> BookAside(Database& db, int64_t now_us, int limit) {
   v1::UsageBatch batch;
   std::vector<std::string> ids;
   {
-    Rows rows = db.Query(BLOCKED "SELECT record, received_us, record_id FROM parked_record "
-                                 "WHERE party_no NOT IN (SELECT no FROM blocked) ORDER BY received_us, record_id LIMIT ?",
+    Rows rows = db.Query(BLOCKED
+                         "SELECT record, received_us, record_id FROM parked_record "
+                         "WHERE party_no NOT IN (SELECT no FROM blocked) ORDER BY received_us, record_id LIMIT ?",
                          limit);
     while (rows.Next()) {
       v1::UsageRecord* record = batch.add_records();
-      if (!record->ParseFromString(rows.Text(0))) return absl::DataLossError("a usage record kept aside cannot be read");
+      if (!record->ParseFromString(rows.Text(0)))
+        return absl::DataLossError("a usage record kept aside cannot be read");
       record->set_age_ms(record->age_ms() + static_cast<uint64_t>(std::max<int64_t>(0, now_us - rows.Int(1))) / 1000);
       ids.push_back(rows.Text(2));
     }

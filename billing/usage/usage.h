@@ -9,8 +9,8 @@
 // rejected, but for one case: after a crash a gateway may close a request as GATEWAY_LOST whose better record is here
 // already.
 //
-// Usage of a parked party (billing/parties/parking.h) is acknowledged as well, kept as it came and booked once the party
-// is released.
+// Usage of a parked party (billing/parties/parking.h) is acknowledged as well, kept as it came and booked once the
+// party is released.
 #pragma once
 
 #include <cstdint>

@@ -20,8 +20,8 @@
 #include "gantry/v1/fleet.grpc.pb.h"
 #include "gantry/v1/gateway_admin.grpc.pb.h"
 #include "gantry/v1/inference.grpc.pb.h"
-#include "gantry/v1/lease.grpc.pb.h"
 #include "gantry/v1/invoicing.grpc.pb.h"
+#include "gantry/v1/lease.grpc.pb.h"
 #include "gantry/v1/notification.grpc.pb.h"
 #include "gantry/v1/people.grpc.pb.h"
 #include "gantry/v1/quote.grpc.pb.h"
@@ -53,8 +53,8 @@ struct EveryService {
   v1::Process::Service process;
 
   std::vector<grpc::Service*> All() {
-    return {&inference, &fleet,    &credit, &usage,         &catalog, &admin,
-            &receipts,  &invoices, &users,  &notifications, &quotes, &leases, &gateways, &process};
+    return {&inference, &fleet, &credit,        &usage,  &catalog, &admin,    &receipts,
+            &invoices,  &users, &notifications, &quotes, &leases,  &gateways, &process};
   }
 };
 
