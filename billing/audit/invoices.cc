@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "billing/audit/checks.h"
 #include "billing/invoice/arithmetic.h"
-#include "billing/invoice/draft.h"
+#include "billing/invoice/currency.h"
 #include "billing/store/chain.h"
 
 namespace gantry::billing {

@@ -1,7 +1,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "billing/audit/checks.h"
-#include "billing/invoice/draft.h"
+#include "billing/invoice/currency.h"
 
 namespace gantry::billing {
 

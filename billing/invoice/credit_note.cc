@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/civil_time.h"
 #include "billing/invoice/arithmetic.h"
+#include "billing/invoice/currency.h"
 #include "billing/invoice/dates.h"
 #include "billing/invoice/invoice.h"
 #include "billing/invoice/postings.h"

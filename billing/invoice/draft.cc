@@ -1,7 +1,6 @@
 #include "billing/invoice/draft.h"
 
 #include <algorithm>
-#include <array>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -9,13 +8,13 @@
 #include "absl/strings/str_cat.h"
 #include "billing/catalog/plans.h"
 #include "billing/invoice/arithmetic.h"
+#include "billing/invoice/currency.h"
 #include "billing/invoice/dates.h"
 #include "billing/invoice/profile.h"
 #include "billing/ledger/ledger.h"
 #include "billing/ledger/lots.h"
 #include "billing/rating/rating.h"
 #include "billing/usage/rollup.h"
-#include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 
 namespace gantry::billing {
@@ -276,21 +275,6 @@ absl::Status AddTotals(const v1::TaxTerms& tax, const Lines& lines, Draft* draft
 }
 
 }  // namespace
-
-int MinorDigits(const std::string& currency) {
-  static constexpr std::array kNone = {"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG",
-                                       "RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"};
-  static constexpr std::array kThree = {"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"};
-  const auto among = [&](const auto& list) { return std::find(list.begin(), list.end(), currency) != list.end(); };
-  return among(kNone) ? 0 : among(kThree) ? 3 : 2;
-}
-
-int64_t MicroPerMinor(uint32_t minor_digits) {
-  GANTRY_CHECK(minor_digits <= 6, "a currency has at most 6 decimals here");
-  int64_t micro = 1;
-  for (uint32_t i = minor_digits; i < 6; ++i) micro *= 10;
-  return micro;
-}
 
 absl::StatusOr<Draft> MakeDraft(Database& db, const PartyRow& party, const Period& period) {
   if (party.depth == 0) return absl::InvalidArgumentError("the house buys from nobody");

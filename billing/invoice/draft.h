@@ -41,10 +41,4 @@ struct Draft {
 // Reads only. INVALID_ARGUMENT: the house buys from nobody, or no period. OUT_OF_RANGE: amounts beyond 64 bits.
 absl::StatusOr<Draft> MakeDraft(Database& db, const PartyRow& party, const Period& period);
 
-// Micro-units of one minor unit: 10,000 for EUR.
-int64_t MicroPerMinor(uint32_t minor_digits);
-
-// ISO 4217: 2 for EUR, 0 for JPY, 3 for KWD.
-int MinorDigits(const std::string& currency);
-
 }  // namespace gantry::billing

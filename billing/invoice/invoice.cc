@@ -10,6 +10,7 @@
 #include "billing/catalog/parties.h"
 #include "billing/catalog/periods.h"
 #include "billing/invoice/arithmetic.h"
+#include "billing/invoice/currency.h"
 #include "billing/invoice/dates.h"
 #include "billing/invoice/postings.h"
 #include "billing/invoice/receivables.h"

@@ -92,7 +92,9 @@ bool IsTaxed(const v1::TaxGroup& group) {
 // Lines of more than one price list version say which one they are of, by the beginning of its id.
 bool SeveralVersions(const v1::Invoice& invoice) {
   std::set<std::string> versions;
-  for (const v1::InvoiceLine& line : invoice.lines()) versions.insert(line.plan_version_id());
+  for (const v1::InvoiceLine& line : invoice.lines()) {
+    if (!line.plan_version_id().empty()) versions.insert(line.plan_version_id());
+  }
   return versions.size() > 1;
 }
 

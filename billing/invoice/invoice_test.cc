@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "billing/catalog/admin_log.h"
 #include "billing/catalog/plans.h"
+#include "billing/invoice/currency.h"
 #include "billing/invoice/invoice_test_util.h"
 #include "billing/usage/correct.h"
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "billing/invoice/currency.h"
 #include "billing/invoice/dates.h"
-#include "billing/invoice/draft.h"
 #include "billing/ledger/ledger.h"
 #include "billing/ledger/lots.h"
 

@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "billing/catalog/periods.h"
+#include "billing/invoice/currency.h"
 #include "billing/invoice/dates.h"
-#include "billing/invoice/draft.h"
 #include "billing/invoice/profile.h"
 #include "billing/invoice/receivables.h"
 #include "billing/ledger/ledger.h"
@@ -65,7 +65,7 @@ void AddPayments(Database& db, const PartyRow& party, int64_t account_no, std::v
         account_no);
     while (rows.Next()) {
       std::string text = rows.Text(3);
-      if (!rows.IsNull(5)) absl::StrAppend(&text, ", received ", FormatDay(rows.Int(5)));
+      if (!rows.IsNull(5) && text != "top-up") absl::StrAppend(&text, ", received ", FormatDay(rows.Int(5)));
       if (!rows.Text(4).empty()) absl::StrAppend(&text, ", ", rows.Text(4));
       entries->push_back(
           Entry(rows.Int(0), "payment", absl::StrCat("payment ", rows.Int(1)), std::move(text), -rows.Int(2)));

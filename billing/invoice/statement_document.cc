@@ -47,7 +47,7 @@ document::Table Entries(const v1::Statement& statement) {
   table.columns = {{"Day"},
                    {"What"},
                    {"Number"},
-                   {""},
+                   {"Details"},
                    {absl::StrCat("Amount ", statement.currency()), Align::kRight},
                    {"Balance", Align::kRight}};
   table.rows.push_back(

@@ -107,6 +107,9 @@ int RunCli(const std::vector<std::string>& arguments, std::ostream& out, std::os
   AddKeyCommands(app, invocation);
   AddPlanCommands(app, invocation);
   AddMoneyCommands(app, invocation);
+  AddInvoiceCommands(app, invocation);
+  AddPaymentCommands(app, invocation);
+  AddProfileCommands(app, invocation);
   AddAuditCommand(app, invocation);
   AddBackupCommands(app, invocation);
   AddReceiptCommands(app, invocation);

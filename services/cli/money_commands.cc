@@ -1,15 +1,11 @@
-// gantry topup, usage, invoice: money in, tokens out, and the bill.
+// gantry topup, usage, correct, margin: money in and tokens out.
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "billing/invoice/invoice_document.h"
-#include "billing/invoice/render.h"
 #include "engine/base/status_macros.h"
 #include "services/cli/admin_client.h"
 #include "services/cli/command.h"
 #include "services/cli/money.h"
-#include "services/cli/output_file.h"
 #include "services/cli/plan_file.h"
 #include "services/cli/table.h"
 #include "services/common/ids.h"
@@ -23,12 +19,12 @@ constexpr uint32_t kUsageRowsDefault = 20;
 constexpr uint32_t kPageRows = 1000;
 
 struct MoneyOptions {
-  std::string tenant, amount, reference, expires, period, format, output, idempotency_key;
+  std::string tenant, amount, reference, expires, period, idempotency_key;
   std::string request, reason, seller;
   uint64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;
   int32_t priority = 0;
   uint32_t limit = 0;
-  bool json = false, finalize = false, promotional = false;
+  bool json = false, promotional = false;
 };
 
 absl::StatusOr<int> TopUp(const MoneyOptions& options, const Invocation& invocation) {
@@ -227,51 +223,6 @@ absl::StatusOr<int> ShowMargin(const MoneyOptions& options, const Invocation& in
   return 0;
 }
 
-// --format, else what the file's name ends in, else JSON.
-absl::StatusOr<std::string> InvoiceFormat(const MoneyOptions& options) {
-  std::string format = options.format;
-  for (const char* known : {"json", "csv", "html", "pdf"}) {
-    if (format.empty() && absl::EndsWith(options.output, absl::StrCat(".", known))) format = known;
-  }
-  if (format == "pdf" && options.output.empty()) {
-    return absl::InvalidArgumentError("a PDF is not for the terminal: --output FILE, or --output - for a pipe");
-  }
-  return format.empty() ? "json" : format;
-}
-
-absl::StatusOr<std::string> InvoiceBytes(const v1::Invoice& invoice, const std::string& format, std::ostream* err) {
-  if (format == "json") return billing::InvoiceJson(invoice);
-  if (format == "csv") return billing::InvoiceCsv(invoice);
-  GANTRY_ASSIGN_OR_RETURN(document::Rendering page,
-                          format == "pdf" ? billing::InvoicePdf(invoice) : billing::InvoiceHtml(invoice));
-  for (const std::string& warning : page.warnings) *err << "warning: " << warning << "\n";
-  return std::move(page.bytes);
-}
-
-absl::StatusOr<int> ShowInvoice(const MoneyOptions& options, const Invocation& invocation) {
-  v1::GetInvoiceRequest request;
-  request.set_party_name(options.tenant);
-  request.set_period(options.period.empty() ? absl::FormatTime("%Y-%m", absl::Now(), absl::UTCTimeZone())
-                                            : options.period);
-  GANTRY_ASSIGN_OR_RETURN(const std::string format, InvoiceFormat(options));
-  // Refused here in the same words as everywhere.
-  v1::QueryUsageRequest range;
-  GANTRY_RETURN_IF_ERROR(SetRange(request.period(), &range));
-  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
-  v1::Invoice invoice;
-  if (options.finalize) {
-    v1::FinalizeInvoiceRequest finalize;
-    finalize.set_party_name(request.party_name());
-    finalize.set_period(request.period());
-    GANTRY_ASSIGN_OR_RETURN(invoice, client.CallOnce(&Admin::FinalizeInvoice, finalize, options.idempotency_key));
-  } else {
-    GANTRY_ASSIGN_OR_RETURN(invoice, client.Call(&Admin::GetInvoice, request));
-  }
-  GANTRY_ASSIGN_OR_RETURN(const std::string bytes, InvoiceBytes(invoice, format, invocation.err));
-  GANTRY_RETURN_IF_ERROR(WriteOutput(options.output, bytes, *invocation.out));
-  return 0;
-}
-
 }  // namespace
 
 void AddMoneyCommands(CLI::App& app, Invocation& invocation) {
@@ -317,22 +268,6 @@ void AddMoneyCommands(CLI::App& app, Invocation& invocation) {
   margin->add_option("--seller", options->seller, "house or reseller; default: the house")->type_name("S");
   margin->add_option("--period", options->period, "YYYY-MM; default: this month")->type_name("YYYY-MM");
   margin->add_flag("--json", options->json, "as JSON");
-
-  CLI::App* invoice = AddCommand(app, invocation, "invoice", "a month's bill; a draft until it is finalised",
-                                 "gantry invoice --tenant acme\n"
-                                 "gantry invoice --tenant acme --period 2026-07 --format csv > acme-2026-07.csv\n"
-                                 "gantry invoice --tenant acme --period 2026-07 --output acme-2026-07.pdf\n"
-                                 "gantry invoice --tenant acme --period 2026-07 --finalize",
-                                 [=, &invocation] { return ShowInvoice(*options, invocation); });
-  invoice->add_option("--tenant", options->tenant, "whose bill")->required()->type_name("T");
-  invoice->add_option("--period", options->period, "YYYY-MM in UTC; default: this month")->type_name("YYYY-MM");
-  invoice->add_option("--format", options->format, "json, csv, html or pdf; default: as FILE ends, else json")
-      ->type_name("F")
-      ->check(CLI::IsMember({"json", "csv", "html", "pdf"}));
-  invoice->add_option("--output", options->output, "write here; default: standard output")->type_name("FILE");
-  invoice->add_flag("--finalize", options->finalize,
-                    "give it its number; the month must be over, and nothing changes after");
-  AddIdempotencyKey(*invoice, &options->idempotency_key);
 }
 
 }  // namespace gantry::cli

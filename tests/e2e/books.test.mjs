@@ -98,7 +98,7 @@ test('the invoice has the same quantities and exact amounts, as JSON, CSV, PDF a
   assert.equal(totals[0].output_tokens, sum('output_tokens'));
   assert.equal(totals[0].requests, rows.length);
 
-  const shown = await stack.cli('invoice', '--tenant', 'demo', '--format', 'json');
+  const shown = await stack.cli('invoice', 'show', '--tenant', 'demo', '--format', 'json');
   assert.equal(shown.code, 0, shown.err);
   const invoice = JSON.parse(shown.out);
   const line = Object.fromEntries(invoice.lines.map((l) => [l.token_class, l]));
@@ -110,7 +110,7 @@ test('the invoice has the same quantities and exact amounts, as JSON, CSV, PDF a
   assert.equal(invoice.requests, rows.length);
   assert.equal(invoice.state, 'draft');
 
-  const csv = (await stack.cli('invoice', '--tenant', 'demo', '--format', 'csv')).out.trim().split('\r\n');
+  const csv = (await stack.cli('invoice', 'show', '--tenant', 'demo', '--format', 'csv')).out.trim().split('\r\n');
   const columns = csv[0].split(',');
   const output = csv.find((l) => l.includes(',output,')).split(',');
   assert.equal(Number(output[columns.indexOf('quantity')]), line.output.quantity);
@@ -118,10 +118,10 @@ test('the invoice has the same quantities and exact amounts, as JSON, CSV, PDF a
 
   // For people: the same total and quantities, with thousands apart.
   const file = path.join(stack.dir, 'invoice.pdf');
-  const drawn = await stack.cli('invoice', '--tenant', 'demo', '--output', file);
+  const drawn = await stack.cli('invoice', 'show', '--tenant', 'demo', '--output', file);
   assert.equal(drawn.code, 0, drawn.err);
   const text = execFileSync('pdftotext', ['-layout', file, '-'], { encoding: 'utf8' });
-  const html = (await stack.cli('invoice', '--tenant', 'demo', '--format', 'html')).out;
+  const html = (await stack.cli('invoice', 'show', '--tenant', 'demo', '--format', 'html')).out;
   for (const shown of [invoice.total, line.output.quantity.toLocaleString('en'), 'DRAFT']) {
     assert.ok(text.includes(shown), `${shown} in ${text}`);
     assert.ok(html.includes(shown), `${shown} in ${html}`);
@@ -154,7 +154,7 @@ test('a tenant of another plan pays that plan\'s prices, and a new version holds
   await until('the new prices hold', 5, () => pays(300_000));
   const plans = await stack.json('plan', 'list');
   assert.deepEqual(plans.filter((v) => v.plan === 'partners').map((v) => v.version), [1, 2]);
-  const invoice = JSON.parse((await stack.cli('invoice', '--tenant', 'acme')).out);
+  const invoice = JSON.parse((await stack.cli('invoice', 'show', '--tenant', 'acme')).out);
   const inputs = invoice.lines.filter((line) => line.token_class === 'input');
   assert.deepEqual(inputs.map((line) => line.price_micro_per_m).sort((a, b) => a - b), [100_000, 300_000]);
   assert.equal(invoice.legal_name, 'Acme GmbH');

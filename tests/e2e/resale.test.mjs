@@ -42,7 +42,7 @@ test('a request of the customer is paid by it and by its reseller', async () => 
 });
 
 test('each hop has an invoice of its own, from its own seller', async () => {
-  const invoice = async (tenant) => JSON.parse((await stack.cli('invoice', '--tenant', tenant)).out);
+  const invoice = async (tenant) => JSON.parse((await stack.cli('invoice', 'show', '--tenant', tenant)).out);
   const customer = await invoice('acme'), reseller = await invoice('alpine');
   assert.equal(customer.seller, 'alpine');
   assert.notEqual(reseller.seller, 'alpine');
