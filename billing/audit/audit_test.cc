@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "billing/catalog/admin_log.h"
+#include "billing/invoice/credit_note.h"
 #include "billing/invoice/invoice.h"
+#include "billing/invoice/profile.h"
 #include "billing/testing/books.h"
 
 namespace gantry::billing {
@@ -11,11 +13,18 @@ namespace {
 
 // Books in which something of everything has happened.
 void Live(Books& books) {
+  books.Do([&](Database& db) {
+    v1::SetBillingProfileRequest request;
+    request.mutable_profile()->set_party_name("house");
+    request.mutable_profile()->mutable_sells_with()->set_category(v1::TAX_CATEGORY_S);
+    request.mutable_profile()->mutable_sells_with()->set_rate_ppm(190'000);
+    return SetBillingProfile(db, request, books.now_us()).status();
+  });
   const Id16 slice = books.Slice(5'000'000);
   for (int i = 0; i < 3; ++i) {
-    v1::UsageRecord record = books.Record(slice, 1234, 567);
+    v1::UsageRecord record = books.Record(slice, 123'400, 567'000);
     books.Append(record);
-    books.Append(books.Witness(record, 567));
+    books.Append(books.Witness(record, 567'000));
   }
   books.Do([&](Database& db) {
     v1::SetPartyStatusRequest request;
@@ -33,6 +42,13 @@ void Live(Books& books) {
     request.set_party_name("demo");
     request.set_period("2026-11");
     return FinalizeInvoice(db, request, books.now_us()).status();
+  });
+  books.Do([&](Database& db) {
+    v1::CreateCreditNoteRequest request;
+    request.set_number("G2026-000001");
+    request.set_reason("slow days");
+    request.set_net_minor(1);
+    return CreateCreditNote(db, request, books.now_us()).status();
   });
 }
 
@@ -80,6 +96,26 @@ TEST(Audit, NoticesEveryKindOfTampering) {
            {"UPDATE usage_rollup SET quantity = quantity + 1 WHERE position = 0", "roll-ups = events"},
            {"UPDATE usage_rollup SET amount_pico = amount_pico + 1 WHERE position = 2",
             "invoices = usage, numbers without gaps"},
+           {"UPDATE invoice SET tax_minor = tax_minor + 1", "invoices = lines = postings"},
+           {"UPDATE invoice SET rounding_micro = rounding_micro + 1", "invoices = lines = postings"},
+           {"UPDATE invoice SET promotion_micro = promotion_micro + 1", "invoices = lines = postings"},
+           {"UPDATE invoice SET usage_micro = usage_micro + 1, rounding_micro = rounding_micro - 1",
+            "invoices = lines = postings"},
+           {"UPDATE transfer SET amount_micro = amount_micro + 1 WHERE kind = 10", "invoices = lines = postings"},
+           {"UPDATE transfer SET source = 7 WHERE kind = 9", "invoices = lines = postings"},
+           {"DELETE FROM receivable", "invoices = lines = postings"},
+           {"UPDATE receivable SET voided = 1, open = 0", "invoices = lines = postings"},
+           {"DELETE FROM credit_note", "credit notes <= invoices"},
+           {"UPDATE credit_note SET number = 2", "credit notes <= invoices"},
+           {"UPDATE credit_note SET content = x''", "credit notes <= invoices"},
+           {"UPDATE credit_note SET net_minor = net_minor + 1", "credit notes <= invoices"},
+           {"UPDATE receivable SET credited_minor = credited_minor - 1", "credit notes <= invoices"},
+           {"UPDATE receivable SET open = 1", "allocations <= payments and invoices"},
+           {"UPDATE receivable SET allocated_minor = allocated_minor - 1", "allocations <= payments and invoices"},
+           {"UPDATE allocation SET amount_minor = amount_minor + 1", "allocations <= payments and invoices"},
+           {"UPDATE payment SET allocated_micro = allocated_micro + 1", "allocations <= payments and invoices"},
+           {"UPDATE payment SET amount_micro = amount_micro + 1", "allocations <= payments and invoices"},
+           {"UPDATE payment SET party_no = 1", "allocations <= payments and invoices"},
        }) {
     Books books;
     Live(books);

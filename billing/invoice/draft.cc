@@ -90,17 +90,16 @@ absl::Status AddVersion(Database& db, const std::vector<RollupRow>& rows, Lines*
 
 // What of a buyer's usage in a period the house has paid, beyond what it was given back.
 int64_t UnheldOf(Database& db, const PartyRow& party, int64_t period) {
+  // The plus keeps SQLite from the index of revenue: what the house bears is little, what is earned is everything.
   Rows rows = db.Query(
-      "WITH house AS (SELECT a.account_no FROM account a JOIN party p USING (party_no) WHERE p.depth = 0 "
-      "  AND a.type = 'late_unheld' AND a.currency = ?3), "
+      "WITH house AS (SELECT account_no FROM account WHERE party_no = (SELECT party_no FROM party WHERE kind = 1) "
+      "  AND type = 'late_unheld' AND currency = ?3), "
       "revenue AS (SELECT account_no FROM account WHERE party_no = ?4 AND type = 'revenue' AND currency = ?3) "
       "SELECT (SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t JOIN rating r ON r.event_seq = t.source "
-      "  WHERE t.debit_account IN house AND t.kind = 4 AND t.kind > 3 AND t.credit_account IN revenue AND r.buyer_no = "
-      "?1 "
+      "  WHERE t.debit_account IN house AND t.kind = 4 AND t.kind > 3 AND +t.credit_account IN revenue AND r.buyer_no = ?1 "
       "  AND r.period = ?2) - "
       "(SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t JOIN rating r ON r.event_seq = t.source "
-      "  WHERE t.credit_account IN house AND t.kind = 6 AND t.kind > 3 AND t.debit_account IN revenue AND r.buyer_no = "
-      "?1 "
+      "  WHERE t.credit_account IN house AND t.kind = 6 AND t.kind > 3 AND +t.debit_account IN revenue AND r.buyer_no = ?1 "
       "  AND r.period = ?2)",
       party.party_no, period, party.currency, party.parent_no);
   return rows.Next() ? rows.Int(0) : 0;

@@ -127,6 +127,44 @@ TEST(Invoice, MinorDigitsFollowTheCurrency) {
   EXPECT_EQ(MinorDigits("KWD"), 3);
 }
 
+TEST(Invoice, AmountsBeyond64BitsAreRefusedNotWrong) {
+  Books books;
+  books.Do([&](Database& db) {
+    v1::PublishPlanVersionRequest plan;
+    plan.set_plan("standard");
+    plan.set_currency("EUR");
+    for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
+      v1::PriceLine* line = plan.add_lines();
+      line->set_model_glob("*");
+      line->set_token_class(static_cast<v1::TokenClass>(c));
+      line->set_price_micro_per_m(1'000'000'000'000);
+    }
+    return PublishPlanVersion(db, plan, books.now_us()).status();
+  });
+  const Id16 slice = books.Slice(1'000'000);
+  UseNow(books, slice, 0, 5'000'000);
+  UseNow(books, slice, 0, 5'000'000);  // ten million units, of a line's 9.2
+  v1::GetInvoiceRequest request;
+  request.set_party_name("demo");
+  request.set_period("2026-11");
+  EXPECT_TRUE(
+      absl::IsOutOfRange(Try<v1::Invoice>(books, [&](Database& db) { return GetInvoice(db, request); }).status()));
+}
+
+TEST(Invoice, OneThatCannotBeReadIsDataLoss) {
+  Books books;
+  ChargeTax(books);
+  NextMonth(books);
+  ASSERT_TRUE(Finalize(books, "demo", "2026-11").ok());
+  books.Tamper("UPDATE invoice SET content = x'ff'");
+  EXPECT_TRUE(absl::IsDataLoss(Finalize(books, "demo", "2026-11").status()));
+  const auto by_number = Try<v1::Invoice>(books, [](Database& db) { return GetDocument(db, "G2026-000001"); });
+  EXPECT_TRUE(absl::IsDataLoss(by_number.status()));
+  books.Tamper("UPDATE billing_profile SET content = x'ff'");
+  const auto profile = Try<v1::BillingProfile>(books, [](Database& db) { return GetBillingProfile(db, "house"); });
+  EXPECT_TRUE(absl::IsDataLoss(profile.status()));
+}
+
 // ---- becoming final ----
 
 TEST(Invoice, FinalOnesAreNumberedWithoutGapsAndNeverChange) {

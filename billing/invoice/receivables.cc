@@ -163,7 +163,8 @@ std::vector<InvoiceFact> InvoiceFacts(Database& db, int64_t now_us) {
   std::vector<InvoiceFact> facts;
   Rows rows = db.Query(
       "SELECT b.party_id, s.party_id, b.name, s.name, i.name, b.currency, r.gross_minor, "
-      "r.gross_minor - r.credited_minor - r.allocated_minor, i.issued_us, r.due_day, s.time_zone FROM receivable r "
+      "r.gross_minor - r.credited_minor - r.allocated_minor, i.issued_us, r.due_day, s.time_zone "
+      "FROM receivable r INDEXED BY receivable_open "
       "JOIN invoice i USING (invoice_no) JOIN party b ON b.party_no = i.party_no JOIN party s ON s.party_no = "
       "i.seller_no "
       "WHERE r.open = 1 ORDER BY r.invoice_no");

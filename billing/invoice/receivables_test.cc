@@ -510,6 +510,24 @@ TEST_F(Receivables, StatementsOfNothingAndNobodyAreRefused) {
   EXPECT_EQ(StatementOf(books_, "acme")->entries_size(), 0);
 }
 
+TEST_F(Receivables, AStatementOfTooMuchIsRefused) {
+  books_.Do([&](Database& db) -> absl::Status {
+    absl::StatusOr<PartyRow> acme = PartyById(db, acme_);
+    Journal journal(db);
+    const Account& cash = journal.Open(acme->parent_no, "cash", "EUR");
+    const Account& customer = journal.Open(acme->party_no, "customer", "EUR");
+    for (size_t i = 0; i <= kStatementEntriesMax; ++i) {
+      journal.Post({.debit_account = cash.account_no,
+                    .credit_account = customer.account_no,
+                    .amount_micro = 1,
+                    .booked_us = books_.now_us()});
+    }
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(absl::IsOutOfRange(StatementOf(books_, "acme").status()));
+  EXPECT_TRUE(StatementOf(books_, "acme", "2026-11-11", "2026-11-12").ok()) << "less time";
+}
+
 // ---- everything together, against the ledger ----
 
 // What a statement must close with, from the ledger alone:

@@ -16,7 +16,7 @@
 
 namespace gantry::billing {
 
-inline constexpr size_t kStatementEntriesMax = 20'000;
+inline constexpr size_t kStatementEntriesMax = 16'000;
 
 // NOT_FOUND: no such party. INVALID_ARGUMENT: days, or the house. OUT_OF_RANGE: more entries than fit; ask for less
 // time.

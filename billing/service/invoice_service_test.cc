@@ -1,6 +1,6 @@
 // Invoices over the socket, as the CLI asks for them: idempotency, audit rows, statuses.
-#include <grpcpp/grpcpp.h>
 #include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -162,14 +162,12 @@ TEST_F(InvoiceServiceTest, AMonthFromMinimumToPayment) {
 }
 
 TEST_F(InvoiceServiceTest, EveryChangeNeedsAnIdempotencyKey) {
-  const auto code = [&](auto method, auto request) {
-    return Call(invoices_, method, request).first.error_code();
-  };
+  const auto code = [&](auto method, auto request) { return Call(invoices_, method, request).first.error_code(); };
   using Stub = v1::InvoiceAdmin::Stub;
   for (const grpc::StatusCode found :
        {code(&Stub::SetBillingProfile, v1::SetBillingProfileRequest()),
-        code(&Stub::CreateCreditNote, v1::CreateCreditNoteRequest()), code(&Stub::VoidInvoice, v1::VoidInvoiceRequest()),
-        code(&Stub::RecordPayment, v1::RecordPaymentRequest()),
+        code(&Stub::CreateCreditNote, v1::CreateCreditNoteRequest()),
+        code(&Stub::VoidInvoice, v1::VoidInvoiceRequest()), code(&Stub::RecordPayment, v1::RecordPaymentRequest()),
         code(&Stub::AllocatePayment, v1::AllocatePaymentRequest()),
         code(&Stub::ReleaseAllocations, v1::ReleaseAllocationsRequest())}) {
     EXPECT_EQ(found, grpc::StatusCode::INVALID_ARGUMENT);
