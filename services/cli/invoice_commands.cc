@@ -265,7 +265,8 @@ void AddInvoiceCommands(CLI::App& app, Invocation& invocation) {
   credit->add_option("NUMBER", options->number, "of the invoice")->required();
   credit->add_flag("--whole", options->whole, "all that is left of it");
   credit->add_option("--line", options->lines, "a line, from 1, or a net part of it: N=AMOUNT; may be repeated")
-      ->type_name("N");
+      ->type_name("N")
+      ->allow_extra_args(false);
   credit->add_option("--amount", options->amount, "net")->type_name("AMOUNT");
   credit->add_option("--reason", options->reason, "printed")->required()->type_name("TEXT");
   AddDocumentOutput(*credit, &options->output);

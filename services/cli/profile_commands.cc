@@ -67,6 +67,10 @@ std::string TaxText(const v1::TaxTerms& terms) {
   return text;
 }
 
+std::string TaxWithNote(const v1::TaxTerms& terms) {
+  return terms.note().empty() ? TaxText(terms) : absl::StrCat(TaxText(terms), ", ", terms.note());
+}
+
 void SetLines(const std::optional<std::vector<std::string>>& lines,
               google::protobuf::RepeatedPtrField<std::string>* to) {
   if (!lines) return;
@@ -130,9 +134,9 @@ std::string ProfileText(const v1::BillingProfile& profile) {
   add("e-mail", profile.email());
   add("pay to", absl::StrJoin(profile.payment_lines(), ", "));
   add("terms", absl::StrCat(profile.terms_days(), " days"));
-  add("sells with tax", absl::StrCat(TaxText(profile.sells_with()), " ", profile.sells_with().note()));
+  add("sells with tax", TaxWithNote(profile.sells_with()));
   add("series prefix", profile.series_prefix());
-  add("buys with tax", absl::StrCat(TaxText(profile.buys_with()), " ", profile.buys_with().note()));
+  add("buys with tax", TaxWithNote(profile.buys_with()));
   add("reference", profile.buyer_reference());
   return table.Render();
 }
@@ -183,12 +187,16 @@ void AddProfileCommands(CLI::App& app, Invocation& invocation) {
       [=, &invocation] { return Set(*options, invocation); });
   set->add_option("PARTY", options->party, "house, reseller or tenant")->required();
   set->add_option("--legal-name", options->legal_name, "at most 256 bytes")->type_name("TEXT");
-  set->add_option("--address", options->address, "a line; at most 6 of them")->type_name("TEXT");
+  set->add_option("--address", options->address, "a line; at most 6 of them")
+      ->type_name("TEXT")
+      ->allow_extra_args(false);
   set->add_option("--country", options->country, "two letters, ISO 3166-1")->type_name("CC");
   set->add_option("--vat-id", options->vat_id, "without blanks")->type_name("ID");
   set->add_option("--registration", options->registration, "register and number")->type_name("TEXT");
   set->add_option("--email", options->email, "where documents go")->type_name("ADDRESS");
-  set->add_option("--pay-to", options->pay_to, "how to pay it: a line; at most 6")->type_name("TEXT");
+  set->add_option("--pay-to", options->pay_to, "how to pay it: a line; at most 6")
+      ->type_name("TEXT")
+      ->allow_extra_args(false);
   set->add_option("--terms-days", options->terms_days, "its invoices are due after so many days; 0..365")
       ->type_name("N");
   set->add_option("--tax", options->tax,

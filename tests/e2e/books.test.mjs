@@ -160,6 +160,51 @@ test('a tenant of another plan pays that plan\'s prices, and a new version holds
   assert.equal(invoice.legal_name, 'Acme GmbH');
 });
 
+test('a month is finalised, paid, credited and stated from the terminal', async () => {
+  const cli = async (...args) => {
+    const done = await stack.cli(...args);
+    assert.equal(done.code, 0, `${args.join(' ')}: ${done.err}`);
+    return done.out;
+  };
+  const house = (await stack.json('tenant', 'list')).find((party) => party.kind === 'house').name;
+  await cli('profile', 'set', house, '--legal-name', 'Haus der Maschinen GmbH', '--address', 'Ring 1', '--country', 'AT',
+    '--vat-id', 'ATU12345678', '--tax', 'S:20', '--terms-days', '14', '--pay-to', 'IBAN AT00');
+  await cli('profile', 'set', 'acme', '--legal-name', 'Acme GmbH', '--country', 'AT', '--reference', 'PO 7');
+  assert.equal((await stack.json('profile', 'show', house)).sells_with, 'S:20');
+  const before = new Date();
+  before.setUTCDate(0);
+  const period = before.toISOString().slice(0, 7);
+  const finalized = await cli('invoice', 'finalize', '--tenant', 'acme', '--period', period);
+  const number = /invoice (\S+): 0.00 EUR/.exec(finalized)[1];
+  assert.match(number, /^G\d{4}-000001$/);
+  const early = await stack.cli('invoice', 'finalize', '--tenant', 'acme', '--period', new Date().toISOString().slice(0, 7));
+  assert.match(early.err, /is not over/);
+  const invoice = JSON.parse(await cli('invoice', 'show', '--number', number));
+  assert.equal(invoice.state, 'final');
+  assert.equal(invoice.seller_details.vat_id, 'ATU12345678');
+  assert.equal(invoice.buyer_reference, 'PO 7');
+  assert.deepEqual((await stack.json('invoice', 'list', '--tenant', 'acme')).map((row) => row.number), [number]);
+  assert.deepEqual(await stack.json('invoice', 'overdue'), []);
+
+  // Nothing was charged: there is nothing to credit, and it can be void and issued anew.
+  const credit = await stack.cli('invoice', 'credit', number, '--whole', '--reason', 'none');
+  assert.match(credit.err, /nothing left that could be taken back/);
+  assert.match(await cli('invoice', 'void', number, '--reason', 'wrong reference'), /is void/);
+  assert.match(await cli('invoice', 'finalize', '--tenant', 'acme', '--period', period), /-000002: 0.00 EUR/);
+
+  const paid = await cli('payment', 'record', '--tenant', 'acme', '7', '--method', 'bank transfer', '--reference', 'wire 1');
+  assert.match(paid, /7.00 EUR; pays nothing yet; left 7.00/);
+  const payments = await stack.json('payment', 'list', '--tenant', 'acme');
+  assert.deepEqual(payments.map((row) => [row.method, row.amount]), [['top-up', '5.00'], ['bank transfer', '7.00']]);
+  const statement = JSON.parse(await cli('statement', '--tenant', 'acme'));
+  assert.equal(statement.closing, '-12.000000');
+  const file = path.join(stack.dir, 'statement.pdf');
+  await cli('statement', '--tenant', 'acme', '--output', file);
+  const text = execFileSync('pdftotext', ['-layout', file, '-'], { encoding: 'utf8' });
+  assert.match(text, /Closing balance\s+-12.00/);
+  await stack.auditSettled();
+});
+
 test('SQLite holds the same rows', async () => {
   const { rows } = await stack.json('usage', '--tenant', 'demo');
   await stack.down({ keep: true });

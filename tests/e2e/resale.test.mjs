@@ -46,5 +46,10 @@ test('each hop has an invoice of its own, from its own seller', async () => {
   const customer = await invoice('acme'), reseller = await invoice('alpine');
   assert.equal(customer.seller, 'alpine');
   assert.notEqual(reseller.seller, 'alpine');
-  assert.ok(customer.amount_pico > reseller.amount_pico && reseller.amount_pico > 0);
+  const used = ({ lines }) =>
+    lines.filter((line) => line.kind === 'usage').reduce((sum, line) => sum + line.amount_pico, 0);
+  assert.ok(used(customer) > used(reseller) && used(reseller) > 0);
+  // What it was given paid for it: that is not owed.
+  assert.ok(customer.lines.some((line) => line.kind === 'promotion' && line.amount_pico < 0));
+  assert.equal(customer.total, '0.00');
 });
