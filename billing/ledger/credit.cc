@@ -91,14 +91,15 @@ absl::StatusOr<int64_t> EnterEpoch(Database& db, const Id16& gateway, uint64_t e
 
 namespace {
 
-// Whether somebody other than the gateway's own slices of this party has money that may come back.
-bool OthersHold(Database& db, const CreditScope& scope, const Id16& gateway, const PartyRow& party) {
+// Whether somebody other than the gateway's own slices of this party, or of this key, has money that may come back.
+bool OthersHold(Database& db, const CreditScope& scope, const Id16& gateway, const PartyRow& party, const Id16& key) {
   const std::vector<Lender> lenders = LendersOf(db, scope);
-  if (scope.kind != CreditScope::kTenant) return !lenders.empty();
+  if (scope.kind == CreditScope::kReseller || lenders.empty()) return !lenders.empty();
   for (const Lender& lender : lenders) {
     if (lender.gateway_id != gateway) return true;
+    if (scope.kind == CreditScope::kBudget && lender.key_id != key) return true;
   }
-  if (lenders.empty()) return false;
+  if (scope.kind == CreditScope::kBudget) return false;
   Rows rows =
       db.Query("SELECT 1 FROM key_budget JOIN api_key USING (key_no) WHERE party_no = ? LIMIT 1", party.party_no);
   return rows.Next();  // slices of keys with budgets are not those of the others
@@ -122,8 +123,9 @@ absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantS
   GANTRY_ASSIGN_OR_RETURN(const int64_t gateway_no, EnterEpoch(db, gateway, request.gateway_epoch(), now_us));
   GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyById(db, party_id));
   Budget budget;
+  Id16 key_id;
   if (!request.key_id().empty()) {
-    GANTRY_ASSIGN_OR_RETURN(const Id16 key_id, IdField("key_id", request.key_id()));
+    GANTRY_ASSIGN_OR_RETURN(key_id, IdField("key_id", request.key_id()));
     GANTRY_ASSIGN_OR_RETURN(budget, BudgetOf(db, party, key_id, now_us));
   }
 
@@ -155,7 +157,7 @@ absl::StatusOr<v1::GrantSliceResponse> GrantSlice(Database& db, const v1::GrantS
               (lending.called_back && lending.called_back(scope));
   }
   if (const CreditScope* scope = scopes.ShortOf(request.minimum_micro()); scope != nullptr && !reserve) {
-    if (!OthersHold(db, *scope, gateway, party)) return scopes.Refuse(*scope, request.minimum_micro());
+    if (!OthersHold(db, *scope, gateway, party, key_id)) return scopes.Refuse(*scope, request.minimum_micro());
     reserve = true;
   }
   if (reserve) {

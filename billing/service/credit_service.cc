@@ -41,7 +41,7 @@ class PatientHold : public std::enable_shared_from_this<PatientHold> {
     if (status.ok() || lenders_.empty()) {
       const bool unreachable = !status.ok() && short_of_.no != 0 && !all_answered_;
       return reactor_->Finish(
-          ToGrpcStatus(unreachable ? absl::UnavailableError(absl::StrCat(
+          ToGrpcStatus(unreachable ? absl::ResourceExhaustedError(absl::StrCat(
                                          "money lies with a gateway that does not answer; ", status.message()))
                                    : status));
     }

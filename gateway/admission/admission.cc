@@ -207,6 +207,11 @@ Refusal Admission::CreditRefusal(const absl::Status& status) {
   if (absl::IsOutOfRange(status)) {
     return Refusal{RefusalReason::kKeyBudget, absl::StrCat("You exceeded your current quota: ", status.message())};
   }
+  if (absl::IsResourceExhausted(status)) {
+    return Refusal{RefusalReason::kBillingAway,
+                   "Credit cannot be checked now: what is left of it may lie with a gateway that does not answer.",
+                   absl::Seconds(2)};
+  }
   return Refusal{RefusalReason::kBillingAway,
                  "Credit cannot be checked now and the credit set aside for this gateway is used up.",
                  absl::Seconds(2)};

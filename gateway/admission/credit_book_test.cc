@@ -149,6 +149,21 @@ TEST_F(CreditBookTest, ASliceIsSpentUntilNinetyPercentOfItsLife) {
   EXPECT_EQ(hold->held_micro(), 200) << "but what is held stays";
 }
 
+TEST_F(CreditBookTest, ALifeIsCountedFromSendingTheRequest) {
+  credit_.set_life(absl::Hours(1));
+  auto book = MakeBook();
+  book->Refill(kTenant, 10, [](const absl::Status&) {});
+  now_ += absl::Minutes(40);
+  credit_.Answer();  // billing took its time, and its own life of the slice began no earlier than ours
+  auto hold = book->Draw(kTenant, 100, 0);
+  ASSERT_NE(hold, nullptr);
+  now_ += absl::Minutes(4);
+  EXPECT_EQ(book->Draw(kTenant, 100, 0), nullptr) << "90 % of an hour less ten minutes";
+  EXPECT_TRUE(hold->Extend(100));
+  now_ += absl::Minutes(10);
+  EXPECT_FALSE(hold->Extend(100)) << "90 % of an hour";
+}
+
 TEST_F(CreditBookTest, ASliceIsClosedWhenItsHoldsHaveEndedAndBillingHasTheirRecords) {
   auto book = MakeBook();
   ASSERT_TRUE(Refill(*book, 10).ok());

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
@@ -128,10 +129,22 @@ class Completion {
         error = std::move(*wrong);
       } else {
         prompts_ = std::get<Prompts>(std::move(built));
+        DigestPrompts();
       }
       std::string().swap(http_.body);
     });
     co_return error;
+  }
+
+  // For the receipts (R12). All prompts of a request share the nonce that its reply's header names.
+  void DigestPrompts() {
+    receipt_nonce_.resize(kReceiptNonceBytes);
+    FillRandom(receipt_nonce_.data(), receipt_nonce_.size());
+    for (const Prompt& prompt : prompts_.prompts) {
+      TokenDigest digest(receipt_nonce_);
+      digest.Add(prompt.ids);
+      prompt_digests_.push_back(digest.Finish());
+    }
   }
 
   // The model may have come up a moment ago: the router is asked before it is called unknown.
@@ -169,6 +182,7 @@ class Completion {
       opening.set_model(model_name_);
       opening.set_plan_version_id(permit->prices().plan_version.ToBytes());
       opening.set_held_micro(hold.held_micro());
+      opening.set_prompt_digest(prompt_digests_[i]);
       absl::StatusOr<std::unique_ptr<UsageJournal::Entry>> entry = context_->journal->Begin(std::move(opening));
       if (!entry.ok()) {
         Log(LogLevel::kError, "a request is refused: usage cannot be written", {{"error", entry.status().message()}});
@@ -180,7 +194,9 @@ class Completion {
                                   .max_tokens = prompt.max_tokens,
                                   .choices = static_cast<size_t>(request_.n),
                                   .decoder = DecoderOptions(request_, *model_, prompts_),
-                                  .whole = !request_.stream};
+                                  .whole = !request_.stream,
+                                  .receipt_nonce = receipt_nonce_,
+                                  .prompt_digest = prompt_digests_[i]};
       generations_.push_back(std::make_unique<Generation>(std::move(options), std::move(permit), *std::move(entry)));
       ids_.push_back(ids);
     }
@@ -445,6 +461,7 @@ class Completion {
     }
     HttpReply reply;
     AddLimitHeaders(generations_[0]->limits(), &reply.headers);
+    AddReceiptNonce(&reply.headers);
     reply.body = renderer_->Body(usage);
     context_->metrics->FirstToken(model_name_, Since(http_.received));
     const bool ok = co_await exchange_.Send(std::move(reply));
@@ -473,6 +490,10 @@ class Completion {
 
   // ---- writing ----
 
+  void AddReceiptNonce(HttpHeaders* headers) const {
+    headers->emplace_back("gantry-receipt-nonce", absl::BytesToHexString(receipt_nonce_));
+  }
+
   asio::awaitable<bool> WriteEvents(std::string events, bool text) {
     if (!stream_open_) {
       stream_open_ = true;
@@ -480,6 +501,7 @@ class Completion {
       head.content_type = "text/event-stream; charset=utf-8";
       head.headers = {{"cache-control", "no-cache"}, {"x-accel-buffering", "no"}};
       AddLimitHeaders(generations_[0]->limits(), &head.headers);
+      AddReceiptNonce(&head.headers);
       exchange_.StartStream(std::move(head));
     }
     const bool ok = co_await exchange_.Write(events);
@@ -518,6 +540,8 @@ class Completion {
   std::string model_name_;  // empty until it is known: metrics hold no names from outside
   std::shared_ptr<const Model> model_;
   Prompts prompts_;
+  std::string receipt_nonce_;  // 32 bytes, for this tenant's eyes
+  std::vector<std::string> prompt_digests_;
   std::vector<StartIds> ids_;                             // by prompt
   std::vector<std::unique_ptr<Generation>> generations_;  // by prompt
   std::vector<ChoiceDelta> deltas_;                       // by choice: prompt * n + sequence

@@ -20,6 +20,9 @@ constexpr uint64_t kRaiseAhead = 128;
 // A worker may run this far past the last ack before it counts as an orphan's end (R1: 256).
 constexpr uint64_t kAckEvery = 32;
 
+// What is on its way to a tenant who reads: a few frames.
+constexpr size_t kIdsOnTheWay = 64;
+
 uint64_t Milliseconds(Clock::duration duration) {
   return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
 }
@@ -30,10 +33,12 @@ Generation::Generation(Options options, std::unique_ptr<Permit> permit, std::uni
     : options_(std::move(options)),
       limits_(permit->limits()),
       choices_(options_.choices),
+      digest_(options_.receipt_nonce),
       permit_(std::move(permit)),
       entry_(std::move(entry)) {
   for (Choice& choice : choices_) {
     choice.decoder = std::make_unique<ChoiceDecoder>(options_.model->tokenizer.get(), options_.decoder);
+    choice.ids.reserve(kIdsOnTheWay);
   }
 }
 
@@ -111,6 +116,7 @@ void Generation::Take(const v1::Tokens& tokens, std::vector<ChoiceDelta>* deltas
                                 static_cast<double>(top.logprob())});
       }
     }
+    choice.ids.push_back(id);
     choice.decoder->Push(id, has_logprobs ? &logprobs : nullptr, &(*deltas)[tokens.sequence()]);
     if (choice.decoder->stopped()) {
       choice.over = choice.by_stop_string = true;
@@ -118,6 +124,8 @@ void Generation::Take(const v1::Tokens& tokens, std::vector<ChoiceDelta>* deltas
       choice.reason = v1::FINISH_REASON_STOP;
     }
   }
+  // A reply that goes out whole or not at all need not be remembered id by id.
+  if (options_.whole && tokens.sequence() == 0) Digest(choice.decoder->tokens());
 }
 
 void Generation::Take(const v1::Finish& finish, std::vector<ChoiceDelta>* deltas) {
@@ -222,6 +230,7 @@ void Generation::Stage(size_t choice) {
 void Generation::Delivered() {
   for (Choice& choice : choices_) choice.delivered = choice.staged;
   if (closed_) return;
+  Digest(choices_[0].delivered);
   Acknowledge();
   entry_->Progress(options_.prompt_tokens, std::min(options_.prompt_tokens, choices_[0].counts.cached()),
                    DeliveredTokens());
@@ -234,6 +243,24 @@ uint64_t Generation::DeliveredTokens() const {
 }
 
 // ---- the end ----
+
+void Generation::Digest(uint64_t upto) {
+  if (upto <= digested_) return;
+  std::vector<uint32_t>& ids = choices_[0].ids;
+  const size_t count = std::min<size_t>(upto - digested_, ids.size());
+  digest_.Add({ids.data(), count});
+  ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(count));
+  digested_ += count;
+}
+
+std::string Generation::OutputDigest(bool complete) {
+  Digest(complete ? choices_[0].decoder->tokens() : choices_[0].delivered);
+  for (size_t i = 1; i < choices_.size(); ++i) {
+    const uint64_t tokens = complete ? choices_[i].decoder->tokens() : choices_[i].delivered;
+    digest_.Add({choices_[i].ids.data(), std::min<size_t>(tokens, choices_[i].ids.size())});
+  }
+  return digest_.Finish();
+}
 
 Usage Generation::usage() const {
   Usage usage;
@@ -292,6 +319,8 @@ void Generation::Close(Ending ending, std::function<void(absl::Status)> done) {
     record.set_cached_tokens(cached);
     record.set_output_tokens(output);
     record.set_reasoning_tokens(reasoning);
+    record.set_prompt_digest(options_.prompt_digest);
+    record.set_output_digest(OutputDigest(complete));
     permit_->Settle(options_.prompt_tokens, cached, output);
   } else {
     // Nothing reached the tenant: nothing is billed, the prompt neither.

@@ -23,6 +23,7 @@
 #include "gateway/api/render.h"
 #include "gateway/clients/generate_client.h"
 #include "gateway/clients/model_catalog.h"
+#include "gateway/metering/token_digest.h"
 #include "gateway/metering/usage_journal.h"
 
 namespace gantry::gateway {
@@ -36,6 +37,8 @@ class Generation {
     size_t choices = 1;
     ChoiceDecoder::Options decoder;
     bool whole = false;  // nothing reaches the tenant before the end
+    std::string receipt_nonce;  // 32 bytes; the digests of the request's tokens are salted with it
+    std::string prompt_digest;
   };
   Generation(Options options, std::unique_ptr<Permit> permit, std::unique_ptr<UsageJournal::Entry> entry);
   // A request that was not closed is closed as aborted.
@@ -79,6 +82,9 @@ class Generation {
     uint64_t staged = 0;
     uint64_t delivered = 0;
     uint64_t acked = 0;
+    // Ids that were decoded and are not in the digest yet: those on their way to the tenant, and all of every choice but
+    // the first, whose ids come after it.
+    std::vector<uint32_t> ids;
     bool over = false;  // has its finish reason
     bool by_stop_string = false;
     std::string finish_reason;
@@ -91,6 +97,9 @@ class Generation {
   void TakeEnd(const absl::Status& status);
   void RaiseLimits();
   void Acknowledge();
+  // Moves the first choice's ids into the digest, up to the `upto`-th.
+  void Digest(uint64_t upto);
+  std::string OutputDigest(bool complete);
   void Fail(ApiError error);
   uint64_t DeliveredTokens() const;
 
@@ -99,6 +108,8 @@ class Generation {
   std::optional<std::chrono::steady_clock::time_point> first_token_;
   LimitState limits_;
   std::vector<Choice> choices_;
+  TokenDigest digest_;
+  uint64_t digested_ = 0;  // tokens of the first choice
   std::optional<ApiError> error_;
   std::unique_ptr<Permit> permit_;
   std::unique_ptr<UsageJournal::Entry> entry_;

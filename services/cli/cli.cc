@@ -105,6 +105,7 @@ int RunCli(const std::vector<std::string>& arguments, std::ostream& out, std::os
   AddStatusCommand(app, invocation);
   AddTenantCommands(app, invocation);
   AddKeyCommands(app, invocation);
+  AddGatewayCommands(app, invocation);
   AddPlanCommands(app, invocation);
   AddMoneyCommands(app, invocation);
   AddInvoiceCommands(app, invocation);

@@ -54,10 +54,16 @@ TEST_F(CliTest, WrongCommandLinesGetOneLineAndExitCode2) {
     std::vector<std::string> arguments;
     const char* says;
   } cases[] = {
-      {{}, "gantry: a command is missing; expected one of: up, down, status, tenant, key, plan, topup"},
+      {{}, "gantry: a command is missing; expected one of: up, down, status, tenant, key, gateway, plan, topup"},
       {{"upp"}, "gantry: unknown command `upp`; expected one of: up"},
-      {{"key"}, "gantry key: a command is missing; expected one of: create, list, revoke; see: gantry key --help"},
+      {{"key"},
+       "gantry key: a command is missing; expected one of: create, list, rotate, revoke; see: gantry key --help"},
       {{"key", "make"}, "gantry key: unknown command `make`"},
+      {{"key", "rotate", "AB", "--overlap", "soon"}, "gantry: `soon` is no time: expected for example 24h, 90m or 7d"},
+      {{"key", "create", "--tenant", "t", "--budget", "5", "--budget-period", "week"},
+       "gantry: --budget-period week is not known: expected day, month or life"},
+      {{"key", "create", "--tenant", "t", "--budget-period", "day"}, "gantry: --budget-period needs a --budget"},
+      {{"gateway", "forget", "12"}, "gantry: gateway id `12` is not valid: expected 32 hex digits"},
       {{"key", "create"}, "gantry key create: --tenant is required; see: gantry key create --help"},
       {{"topup", "--tenant", "demo"}, "gantry topup: AMOUNT is required"},
       {{"up", "--port", "99999"}, "gantry up: --port"},

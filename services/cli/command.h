@@ -44,6 +44,7 @@ void AddDownCommand(CLI::App& app, Invocation& invocation);
 void AddStatusCommand(CLI::App& app, Invocation& invocation);
 void AddTenantCommands(CLI::App& app, Invocation& invocation);
 void AddKeyCommands(CLI::App& app, Invocation& invocation);
+void AddGatewayCommands(CLI::App& app, Invocation& invocation);
 void AddPlanCommands(CLI::App& app, Invocation& invocation);
 void AddMoneyCommands(CLI::App& app, Invocation& invocation);
 void AddInvoiceCommands(CLI::App& app, Invocation& invocation);

@@ -116,6 +116,26 @@ v1::Key CreditRig::FindKey(const std::string& secret) {
   return {};
 }
 
+std::string CreditRig::Rotate(const std::string& secret, uint64_t overlap_s) {
+  v1::RotateKeyRequest request;
+  request.set_idempotency_key(absl::StrCat("key ", ++next_));
+  request.set_public_id(FindKey(secret).public_id());
+  request.set_overlap_s(overlap_s);
+  v1::CreateKeyResponse response;
+  const grpc::Status status = admin_->RotateKey(std::make_unique<Deadline>().get(), request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response.secret();
+}
+
+void CreditRig::Revoke(const std::string& secret) {
+  v1::RevokeKeyRequest request;
+  request.set_idempotency_key(absl::StrCat("key ", ++next_));
+  request.set_public_id(FindKey(secret).public_id());
+  v1::Key key;
+  const grpc::Status status = admin_->RevokeKey(std::make_unique<Deadline>().get(), request, &key);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
 v1::Balance CreditRig::Balance() {
   v1::GetBalanceRequest request;
   request.set_party_name("demo");
@@ -207,6 +227,12 @@ void GatewayRig::WaitReady() {
       WaitUntil(absl::Seconds(10), [&] { return keys_.Fresh() && prices_.loaded() && admission_->windows_known(); }));
 }
 
+void GatewayRig::WaitForKey(const std::string& secret) {
+  EXPECT_TRUE(WaitUntil(absl::Seconds(10), [&] {
+    return std::holds_alternative<std::shared_ptr<const gateway::KeyInfo>>(admission_->Authenticate(secret));
+  }));
+}
+
 std::variant<std::unique_ptr<gateway::Permit>, gateway::Refusal> GatewayRig::Admit(const std::string& key,
                                                                                    uint64_t max_tokens) {
   auto known = admission_->Authenticate(key);
@@ -223,6 +249,7 @@ std::variant<std::unique_ptr<gateway::Permit>, gateway::Refusal> GatewayRig::Adm
     if (auto* refusal = std::get_if<gateway::Refusal>(&decision)) return std::move(*refusal);
     absl::Notification answered;
     if (auto* needs = std::get_if<gateway::NeedsPermits>(&decision)) {
+      ++permit_requests_;
       std::optional<gateway::Refusal> refusal;
       admission_->Lease(*needs, [&](std::optional<gateway::Refusal> answer) {
         refusal = std::move(answer);

@@ -2,6 +2,7 @@
 // over real sockets. For tests of what several gateways do to one balance.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -34,6 +35,9 @@ class CreditRig {
   // A key of the tenant, as a request brings it.
   std::string NewKey(v1::CreateKeyRequest request = {});
   v1::Key FindKey(const std::string& secret);
+  // The secret of the key that comes after.
+  std::string Rotate(const std::string& secret, uint64_t overlap_s);
+  void Revoke(const std::string& secret);
   v1::Balance Balance();
   v1::AuditReport Audit();
   // What all usage of the tenant costs, whoever paid for it.
@@ -60,6 +64,8 @@ class GatewayRig {
   // Waits until keys, prices and windows are known.
   void WaitReady();
 
+  void WaitForKey(const std::string& secret);
+
   // A request of 100 prompt tokens that may give `max_tokens`. What the gateway waits for is waited for.
   std::variant<std::unique_ptr<gateway::Permit>, gateway::Refusal> Admit(const std::string& key, uint64_t max_tokens);
   // Admits, serves `output` tokens (extending as a stream would) and ends. The refusal's name, or "" when it was
@@ -67,6 +73,8 @@ class GatewayRig {
   std::string Serve(const std::string& key, uint64_t max_tokens, uint64_t output);
 
   gateway::CreditBook& book() { return *book_; }
+  // Times that a request waited for permits.
+  int64_t permit_requests() const { return permit_requests_; }
   const Id16& id() const { return id_; }
 
  private:
@@ -79,6 +87,7 @@ class GatewayRig {
   std::shared_ptr<gateway::Admission> admission_;
   std::shared_ptr<gateway::LeaseLine> leases_;
   std::unique_ptr<gateway::BillingStreams> streams_;
+  std::atomic<int64_t> permit_requests_{0};
 };
 
 }  // namespace gantry::testing
