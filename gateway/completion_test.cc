@@ -1,8 +1,11 @@
 // Replies as tenants get them: shapes, streams, choices, stop strings, tool calls, usage.
 #include <cstring>
+#include <set>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "gateway/metering/token_digest.h"
 #include "gateway/testing/gateway_fixture.h"
 #include "gmock/gmock.h"
 
@@ -190,6 +193,43 @@ TEST_F(CompletionTest, CreditIsRaisedAheadOfTheWorkerAndFramesAreAcknowledged) {
   }
   EXPECT_THAT(raises, ElementsAre("raise 0 512", "raise 0 768", "raise 0 1000"));
   EXPECT_GE(acks, 4);
+}
+
+// What the tenant can compute from the ids and the nonce in its reply's header.
+std::string DigestOf(const HttpAnswer& answer, const std::vector<uint32_t>& ids) {
+  TokenDigest digest(absl::HexStringToBytes(answer.Header("gantry-receipt-nonce")));
+  digest.Add(ids);
+  return digest.Finish();
+}
+
+TEST_F(CompletionTest, DigestsOfTheTokensAreSaltedWithANonceThatOnlyTheTenantGets) {
+  std::vector<uint32_t> reply;
+  const auto encoded = router_.tokenizer().Encode("Hello there.", /*parse_special=*/false);
+  ASSERT_TRUE(encoded.ok());
+  for (const auto id : *encoded) reply.push_back(static_cast<uint32_t>(id));
+  std::set<std::string> nonces;
+  size_t count = 0;
+  for (const char* more : {R"("stream":true)", R"("stream":false)", R"("n":2)", R"("n":2,"stream":true)"}) {
+    router_.Play({.texts = {"Hello there."}});
+    const HttpAnswer answer = Chat(ChatBody(more));
+    ASSERT_EQ(answer.status, 200) << answer.body;
+    EXPECT_EQ(answer.Header("gantry-receipt-nonce").size(), 64U) << more;
+    nonces.insert(answer.Header("gantry-receipt-nonce"));
+    const v1::UsageRecord record = billing_.WaitForRecords(++count).back();
+    const v1::GenerateStart start = router_.last_start();
+    std::vector<uint32_t> prompt(start.prompt_ids().size() / 4);
+    std::memcpy(prompt.data(), start.prompt_ids().data(), start.prompt_ids().size());
+    EXPECT_EQ(record.prompt_digest(), DigestOf(answer, prompt)) << more;
+    std::vector<uint32_t> output = reply;
+    output.push_back(start.sampling().stop_ids(0));
+    const std::vector<uint32_t> once = output;
+    if (start.sequences_size() == 2) output.insert(output.end(), once.begin(), once.end());
+    EXPECT_EQ(record.output_digest(), DigestOf(answer, output)) << more;
+    EXPECT_EQ(record.SerializeAsString().find(absl::HexStringToBytes(answer.Header("gantry-receipt-nonce"))),
+              std::string::npos)
+        << "nobody else gets it";
+  }
+  EXPECT_EQ(nonces.size(), 4U) << "a new one for each request";
 }
 
 TEST_F(CompletionTest, ReasoningIsSplitOff) {

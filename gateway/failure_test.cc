@@ -1,8 +1,10 @@
 // What happens when a part goes away in the middle, and that the books fit afterwards.
 #include <ctime>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "gateway/metering/token_digest.h"
 #include "gateway/testing/gateway_fixture.h"
 #include "gmock/gmock.h"
 
@@ -41,6 +43,13 @@ TEST_F(FailureTest, AWorkerLostInMidStreamIsAnErrorEvent) {
   EXPECT_EQ(records[0].outcome(), v1::USAGE_OUTCOME_ABORTED);
   EXPECT_EQ(records[0].output_tokens(), 4U) << "what was delivered";
   EXPECT_GT(records[0].prompt_tokens(), 0U);
+  const auto ids = router_.tokenizer().Encode("some words that come before the end", /*parse_special=*/false);
+  TokenDigest digest(absl::HexStringToBytes(answer.Header("gantry-receipt-nonce")));
+  for (size_t i = 0; i < 4; ++i) {
+    const auto id = static_cast<uint32_t>((*ids)[i]);
+    digest.Add({&id, 1});
+  }
+  EXPECT_EQ(records[0].output_digest(), digest.Finish()) << "of what was delivered";
 }
 
 TEST_F(FailureTest, BeforeTheFirstTokenItIsAnErrorStatusAndCostsNothing) {

@@ -16,6 +16,7 @@ constexpr absl::Duration kAloneFor = absl::Seconds(60);
 constexpr absl::Duration kFullFor = absl::Milliseconds(250);
 constexpr absl::Duration kSlotsFullFor = absl::Milliseconds(20);
 constexpr absl::Duration kIdleSlots = absl::Seconds(5);
+constexpr size_t kWaitingMax = 10'000;  // requests, until billing has said how this gateway counts
 
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToInt64Milliseconds(duration) / 1000.0, " s");
@@ -168,13 +169,15 @@ void Admission::Release(Permit* permit) {
 void Admission::Lease(const NeedsPermits& needs, Leased done) {
   v1::GatewayReport report;
   uint64_t number = 0;
+  bool unknown = false;
   {
     absl::MutexLock lock(&mu_);
     const Counting counting = CountingLocked();
-    if (counting == Counting::kUnknown) {
+    if (counting == Counting::kUnknown && waiting_.size() < kWaitingMax) {
       waiting_.push_back(std::move(done));
       return;
     }
+    unknown = counting == Counting::kUnknown;
     if (counting == Counting::kLeased) {
       number = ++last_asked_;
       v1::PermitRequest* request = report.mutable_permit_request();
@@ -189,6 +192,7 @@ void Admission::Lease(const NeedsPermits& needs, Leased done) {
       asked_[number] = {needs, monotonic_(), std::move(done)};
     }
   }
+  if (unknown) return done(LimitsUnknown());
   if (number == 0) return done(std::nullopt);  // alone by now
   if (report_(report)) return;
   {
