@@ -5,6 +5,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "billing/invoice/currency.h"
+#include "billing/invoice/dates.h"
+#include "billing/invoice/receivables.h"
+#include "billing/ledger/key_budget.h"
+#include "billing/parties/parking.h"
+#include "billing/parties/party_tree.h"
 #include "engine/base/status_macros.h"
 
 namespace gantry::billing {
@@ -53,6 +59,10 @@ AlertFact FactOf(AlertRule rule, const Whose& whose, std::string subject, std::v
           .currency = whose.currency};
 }
 
+std::string LabelOfKey(const std::string& public_id, const std::string& label) {
+  return absl::StrCat("key ", public_id, label.empty() ? "" : absl::StrCat(" (", label, ")"));
+}
+
 void AddBalances(Database& db, const Everybody& all, std::vector<AlertFact>* facts) {
   // A window begins with each credit that comes in.
   Rows rows = db.Query(
@@ -80,7 +90,7 @@ void AddKeys(Database& db, const Everybody& all, int64_t now_us, std::vector<Ale
     if (whose == all.parties.end()) continue;
     AlertFact fact = FactOf(AlertRule::kKeyExpiry, whose->second, rows.Text(1), {whose->second.party});
     fact.window = absl::StrCat(rows.Int(3));
-    fact.label = absl::StrCat("key ", rows.Text(1), rows.Text(2).empty() ? "" : absl::StrCat(" (", rows.Text(2), ")"));
+    fact.label = LabelOfKey(rows.Text(1), rows.Text(2));
     fact.expires_us = rows.Int(3);
     facts->push_back(std::move(fact));
   }
@@ -119,6 +129,65 @@ void AddQuarantine(Database& db, const Everybody& all, std::vector<AlertFact>* f
   }
 }
 
+void AddBudgets(Database& db, const Everybody& all, int64_t now_us, std::vector<AlertFact>* facts) {
+  struct Key {
+    int64_t party_no;
+    Id16 key_id;
+    std::string public_id, label;
+  };
+  std::vector<Key> keys;  // one of each budget: the newest
+  {
+    Rows rows = db.Query(
+        "SELECT k.party_no, k.key_id, k.public_id, k.label FROM api_key k WHERE k.revoked_us = 0 AND k.key_no IN "
+        "(SELECT max(b.key_no) FROM key_budget b GROUP BY b.budget_no)");
+    while (rows.Next()) keys.push_back({rows.Int(0), rows.Id(1), rows.Text(2), rows.Text(3)});
+  }
+  for (const Key& key : keys) {
+    const auto whose = all.parties.find(key.party_no);
+    const absl::StatusOr<PartyRow> party = PartyByNo(db, key.party_no);
+    if (whose == all.parties.end() || !party.ok()) continue;
+    const absl::StatusOr<Budget> budget = BudgetOf(db, *party, key.key_id, now_us);
+    if (!budget.ok() || budget->budget_no == 0) continue;
+    AlertFact fact =
+        FactOf(AlertRule::kBudget, whose->second, absl::StrCat("budget ", budget->budget_no), {whose->second.party});
+    fact.window = absl::StrCat(budget->from_us);
+    fact.label = LabelOfKey(key.public_id, key.label);
+    fact.used_micro = budget->used_micro;
+    fact.limit_micro = budget->amount_micro;
+    facts->push_back(std::move(fact));
+  }
+}
+
+void AddOverdue(Database& db, int64_t now_us, std::vector<AlertFact>* facts) {
+  for (const InvoiceFact& invoice : InvoiceFacts(db, now_us)) {
+    if (invoice.days_overdue == 0) continue;
+    facts->push_back({.rule = AlertRule::kInvoiceOverdue,
+                      .subject = invoice.number,
+                      .window = invoice.number,
+                      .label = absl::StrCat("invoice ", invoice.number),
+                      .party = invoice.buyer_id,
+                      .party_name = invoice.buyer_name,
+                      .audience = {invoice.buyer_id, invoice.seller_id},
+                      .currency = invoice.currency,
+                      .expires_us = StartOfDay(invoice.due_day, "UTC"),
+                      .amount_micro = invoice.open_minor * MicroPerMinor(invoice.minor_digits),
+                      .holds = true});
+  }
+}
+
+void AddParked(Database& db, const Everybody& all, std::vector<AlertFact>* facts) {
+  for (const ParkedParty& parked : ParkedParties(db)) {
+    facts->push_back({.rule = AlertRule::kPartyParked,
+                      .subject = parked.party_id.ToHex(),
+                      .window = absl::StrCat(parked.since_us),
+                      .party = parked.party_id,
+                      .party_name = parked.name,
+                      .audience = {all.house},
+                      .holds = true,
+                      .detail = parked.reason});
+  }
+}
+
 AlertStates ReadStates(Database& db) {
   AlertStates states;
   Rows rows = db.Query("SELECT rule, subject, window, level, reference_micro FROM alert_state");
@@ -145,6 +214,9 @@ std::vector<AlertFact> CollectAlertFacts(Database& db, int64_t now_us) {
   AddKeys(db, all, now_us, &facts);
   AddCredit(db, all, now_us, &facts);
   AddQuarantine(db, all, &facts);
+  AddBudgets(db, all, now_us, &facts);
+  AddOverdue(db, now_us, &facts);
+  AddParked(db, all, &facts);
   return facts;
 }
 

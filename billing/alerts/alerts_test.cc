@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include "billing/catalog/keys.h"
+#include "billing/ledger/key_budget.h"
 #include "billing/ledger/lots.h"
 #include "billing/outbox/outbox.h"
+#include "billing/parties/parking.h"
 #include "billing/testing/books.h"
 #include "engine/base/status_macros.h"
 
@@ -101,6 +103,40 @@ TEST_F(AlertsTest, ARevokedKeyExpiresSilently) {
     revoke.set_public_id(made->key.public_id());
     return RevokeKey(db, revoke, books_.now_us()).status();
   });
+  EXPECT_THAT(Told(), IsEmpty());
+}
+
+TEST_F(AlertsTest, ABudgetIsToldToItsPartyAndAgainInTheNextDay) {
+  books_.Do([&](Database& db) {
+    AddBudget(db, /*key_no=*/1, v1::BUDGET_PERIOD_DAY, 1'000'000);
+    return absl::OkStatus();
+  });
+  const auto use = [&] {
+    books_.Do([&](Database& db) -> absl::Status {
+      GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyById(db, books_.tenant()));
+      GANTRY_ASSIGN_OR_RETURN(const Budget budget, BudgetOf(db, party, books_.key(), books_.now_us()));
+      const Id16 credit = NewTimeOrderedId();
+      HoldOfBudget(db, budget, credit, 850'000);
+      UseBudget(db, credit, 850'000, /*close=*/true);
+      return absl::OkStatus();
+    });
+  };
+  use();
+  EXPECT_THAT(Told(), ElementsAre(testing::MatchesRegex("budget.threshold: 80 % of the budget of key .* is used")));
+  EXPECT_THAT(Told(), IsEmpty());
+  books_.Advance(kDayUs);
+  EXPECT_THAT(Told(), IsEmpty());
+  use();
+  EXPECT_EQ(Told().size(), 1u);
+}
+
+TEST_F(AlertsTest, AParkedPartyIsToldToTheHouse) {
+  books_.Do([&](Database& db) {
+    absl::StatusOr<PartyRow> party = PartyById(db, books_.tenant());
+    Park(db, party->party_no, "transfer 7: is not what was written", books_.now_us());
+    return absl::OkStatus();
+  });
+  EXPECT_THAT(Told(), ElementsAre("party.parked: demo is parked"));
   EXPECT_THAT(Told(), IsEmpty());
 }
 

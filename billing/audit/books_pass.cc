@@ -62,6 +62,8 @@ KindRule RuleOf(TransferKind kind) {
       return {"customer", "tax"};
     case TransferKind::kCreditNote:
       return {nullptr, "customer"};
+    case TransferKind::kRefund:
+      return {"customer", "cash"};
     case TransferKind::kRounding:  // either way
     case TransferKind::kVoid:      // of several kinds
       break;

@@ -96,10 +96,12 @@ int64_t UnheldOf(Database& db, const PartyRow& party, int64_t period) {
       "  AND type = 'late_unheld' AND currency = ?3), "
       "revenue AS (SELECT account_no FROM account WHERE party_no = ?4 AND type = 'revenue' AND currency = ?3) "
       "SELECT (SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t JOIN rating r ON r.event_seq = t.source "
-      "  WHERE t.debit_account IN house AND t.kind = 4 AND t.kind > 3 AND +t.credit_account IN revenue AND r.buyer_no = ?1 "
+      "  WHERE t.debit_account IN house AND t.kind = 4 AND t.kind > 3 AND +t.credit_account IN revenue AND r.buyer_no "
+      "= ?1 "
       "  AND r.period = ?2) - "
       "(SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t JOIN rating r ON r.event_seq = t.source "
-      "  WHERE t.credit_account IN house AND t.kind = 6 AND t.kind > 3 AND +t.debit_account IN revenue AND r.buyer_no = ?1 "
+      "  WHERE t.credit_account IN house AND t.kind = 6 AND t.kind > 3 AND +t.debit_account IN revenue AND r.buyer_no "
+      "= ?1 "
       "  AND r.period = ?2)",
       party.party_no, period, party.currency, party.parent_no);
   return rows.Next() ? rows.Int(0) : 0;

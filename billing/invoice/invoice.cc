@@ -180,7 +180,8 @@ absl::StatusOr<v1::Invoice> FinalizeInvoice(Database& db, const v1::FinalizeInvo
   v1::Invoice invoice;
   GANTRY_ASSIGN_OR_RETURN(const bool is_final, FinalOfPeriod(db, party, named.period, &invoice));
   if (is_final) return invoice;
-  if (now_us < named.to_us) {
+  // Nothing follows in the month of a party that is closed.
+  if (now_us < named.to_us && party.status != v1::PARTY_STATUS_CLOSED) {
     return absl::FailedPreconditionError(absl::StrCat("period ", request.period(), " is not over"));
   }
   // Stored from now on, whether or not there was any usage.

@@ -55,8 +55,8 @@ void AddDocuments(Database& db, const PartyRow& party, std::vector<v1::Statement
   }
 }
 
-// What came in, and what of it expired.
-void AddPayments(Database& db, const PartyRow& party, int64_t account_no, std::vector<v1::StatementEntry>* entries) {
+// What came in, and what of it expired or was paid back.
+void AddPayments(Database& db, int64_t account_no, std::vector<v1::StatementEntry>* entries) {
   {
     Rows rows = db.Query(
         "SELECT t.booked_us, t.seq, t.amount_micro, coalesce(p.method, 'top-up'), t.reference, p.received_day "
@@ -72,13 +72,13 @@ void AddPayments(Database& db, const PartyRow& party, int64_t account_no, std::v
     }
   }
   Rows rows = db.Query(
-      "SELECT t.booked_us, t.source, t.amount_micro FROM account b JOIN transfer t ON t.credit_account = b.account_no "
-      "JOIN credit_lot l ON l.lot_no = t.source WHERE b.party_no = ? AND b.type = 'breakage' AND b.currency = ? "
-      "AND t.kind = 7 AND t.kind > 3 AND t.debit_account = ? AND l.kind = 2",
-      party.parent_no, party.currency, account_no);
+      "SELECT t.booked_us, t.source, t.amount_micro, t.kind FROM transfer t JOIN credit_lot l ON l.lot_no = t.source "
+      "WHERE t.debit_account = ? AND t.kind > 3 AND t.kind IN (7, 13) AND l.kind = 2",
+      account_no);
   while (rows.Next()) {
-    entries->push_back(Entry(rows.Int(0), "expiry", absl::StrCat("credit lot ", rows.Int(1)),
-                             "credit that expired unused", rows.Int(2)));
+    const bool refund = rows.Int(3) == static_cast<int64_t>(TransferKind::kRefund);
+    entries->push_back(Entry(rows.Int(0), refund ? "refund" : "expiry", absl::StrCat("credit lot ", rows.Int(1)),
+                             refund ? "what was not used, paid back" : "credit that expired unused", rows.Int(2)));
   }
 }
 
@@ -123,7 +123,7 @@ absl::StatusOr<v1::Statement> GetStatement(Database& db, const v1::GetStatementR
 
   std::vector<v1::StatementEntry> entries;
   AddDocuments(db, party, &entries);
-  AddPayments(db, party, ReadFunds(db, party).account_no, &entries);
+  AddPayments(db, ReadFunds(db, party).account_no, &entries);
   std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.at_us() < b.at_us(); });
   __int128 balance = 0;
   for (v1::StatementEntry& entry : entries) {

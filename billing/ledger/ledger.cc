@@ -33,6 +33,8 @@ const char* TransferKindName(TransferKind kind) {
       return "credit_note";
     case TransferKind::kVoid:
       return "void";
+    case TransferKind::kRefund:
+      return "refund";
   }
   return "unknown";
 }

@@ -38,6 +38,40 @@ absl::Status PostCredit(Database& db, const PartyRow& party, const Credit& credi
   return absl::OkStatus();
 }
 
+absl::StatusOr<PaidOut> PayOutLots(Database& db, const PartyRow& party, bool refund, int64_t now_us) {
+  struct Lot {
+    int64_t lot_no, left;
+    bool paid;
+  };
+  std::vector<Lot> lots;
+  {
+    Rows rows = db.Query(
+        "SELECT l.lot_no, l.left_micro, l.kind FROM credit_lot l JOIN account a USING (account_no) "
+        "WHERE a.party_no = ? AND a.type = 'customer' AND a.currency = ? AND l.left_micro > 0",
+        party.party_no, party.currency);
+    while (rows.Next())
+      lots.push_back({rows.Int(0), rows.Int(1), rows.Int(2) == static_cast<int64_t>(LotKind::kBought)});
+  }
+  PaidOut out;
+  Journal journal(db);
+  const Account& customer = journal.Open(party.party_no, "customer", party.currency);
+  journal.ForgetLot(customer);
+  for (const Lot& lot : lots) {
+    const bool back = refund && lot.paid;
+    const Account& to = journal.Open(party.parent_no, back ? "cash" : "breakage", party.currency);
+    journal.Post({.debit_account = customer.account_no,
+                  .credit_account = to.account_no,
+                  .amount_micro = lot.left,
+                  .kind = back ? TransferKind::kRefund : TransferKind::kExpiry,
+                  .source = lot.lot_no,
+                  .reference = absl::StrCat("credit lot ", lot.lot_no, ", party closed"),
+                  .booked_us = now_us});
+    db.Execute("UPDATE credit_lot SET left_micro = 0 WHERE lot_no = ?", lot.lot_no);
+    (back ? out.refunded_micro : out.kept_micro) += lot.left;
+  }
+  return out;
+}
+
 int64_t UseLotsOfKind(Journal& journal, const Account& account, LotKind kind, int64_t micro) {
   // The lot that the journal has in use may be one of them.
   journal.ForgetLot(account);
@@ -68,19 +102,14 @@ LotUse LotUseOf(Database& db, int64_t account_no, LotKind kind, int64_t granted_
   LotUse use;
   {
     Rows rows = db.Query(
-        "SELECT coalesce(sum(amount_micro - left_micro), 0), coalesce(max(expires_us < 9223372036854775807), 0) "
-        "FROM credit_lot WHERE account_no = ? AND kind = ? AND granted_us < ?",
+        "SELECT coalesce(sum(amount_micro - left_micro), 0) FROM credit_lot "
+        "WHERE account_no = ? AND kind = ? AND granted_us < ?",
         account_no, static_cast<int64_t>(kind), granted_before_us);
     if (rows.Next()) use.used_micro = rows.Int(0);
-    if (!db.ok() || rows.Int(1) == 0) return use;
   }
-  // All of a seller's breakage is far less than all of a customer's debits.
   Rows rows = db.Query(
-      "SELECT coalesce(sum(t.amount_micro), 0) FROM account c JOIN party p USING (party_no) "
-      "JOIN account b ON b.party_no = p.parent_no AND b.type = 'breakage' AND b.currency = c.currency "
-      "JOIN transfer t ON t.credit_account = b.account_no JOIN credit_lot l ON l.lot_no = t.source "
-      "WHERE c.account_no = ?1 AND t.kind = 7 AND t.kind > 3 AND t.debit_account = ?1 AND l.kind = ?2 AND l.granted_us "
-      "< ?3",
+      "SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t JOIN credit_lot l ON l.lot_no = t.source "
+      "WHERE t.debit_account = ?1 AND t.kind > 3 AND t.kind IN (7, 13) AND l.kind = ?2 AND l.granted_us < ?3",
       account_no, static_cast<int64_t>(kind), granted_before_us);
   if (rows.Next()) use.expired_micro = rows.Int(0);
   use.used_micro -= use.expired_micro;

@@ -37,6 +37,8 @@ constexpr AccessRule kRules[] = {
     {"CreatePartyRequest", Right::kParties, Reach::kWithin, Names::kParty, "parent_name"},
     {"ListPartiesRequest", Right::kSee, Reach::kWithin, Names::kParty, "under_name"},
     {"SetPartyStatusRequest", Right::kParties, Reach::kBelow, Names::kPartyId, "party_id"},
+    {"ClosePartyRequest", Right::kParties, Reach::kBelow, Names::kParty, "party_name"},
+    {"GetClosingRequest", Right::kParties, Reach::kBelow, Names::kParty, "party_name"},
     {"CreateKeyRequest", Right::kKeys, Reach::kWithin, Names::kParty, "party_name"},
     {"RotateKeyRequest", Right::kKeys, Reach::kWithin, Names::kKey, "public_id"},
     {"ListKeysRequest", Right::kUsage, Reach::kWithin, Names::kParty, "party_name"},

@@ -54,6 +54,9 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
     return DoOnce(context_, call, request, response, HexOf(request->party_id()),
                   v1::PartyStatus_Name(request->status()),
                   [request](Database& db, Change& change) -> absl::StatusOr<v1::Party> {
+                    if (request->status() == v1::PARTY_STATUS_CLOSED) {
+                      return absl::InvalidArgumentError("status: CloseParty closes a party");
+                    }
                     GANTRY_ASSIGN_OR_RETURN(v1::Party party, billing::SetPartyStatus(db, *request));
                     change.keys = KeyRecordsOfParty(db, *Id16::FromBytes(request->party_id()));
                     return party;

@@ -14,6 +14,7 @@
 #include "billing/alerts/alerts.h"
 #include "billing/catalog/keys.h"
 #include "billing/catalog/plans.h"
+#include "billing/closing/closing.h"
 #include "billing/lease/lease_desk.h"
 #include "billing/ledger/credit.h"
 #include "billing/ledger/gateways.h"
@@ -165,6 +166,22 @@ struct Billing::Impl {
         .IgnoreError();
   }
 
+  // Parties that are being closed: calls their credit back, and finishes when nothing can follow.
+  void EndParties() {
+    std::vector<CreditOut> out;
+    bool open = false;
+    const absl::Status looked = store->ReadAndWait([&](Database& db) {
+      open = ClosingsAreOpen(db);
+      if (open) out = CreditOfClosing(db);
+      return absl::OkStatus();
+    });
+    if (!looked.ok() || !open) return;
+    for (const CreditOut& credit : out) leases->recalls().CallBack(credit.scope, credit.lenders, [](bool) {});
+    const int64_t now_us = context.clock();
+    const absl::Status finished = store->WriteAndWait([&](Database& db) { return FinishClosings(db, now_us); });
+    if (!finished.ok()) Log(LogLevel::kError, "a party cannot be closed", {{"error", finished.message()}});
+  }
+
   // Looks first, like Sweep.
   void TellOfAlerts() {
     const auto now = std::chrono::steady_clock::now();
@@ -216,6 +233,7 @@ struct Billing::Impl {
       keys.Heartbeat(context.clock());
       prices.Heartbeat(context.clock());
       Sweep();
+      EndParties();
       TellOfAlerts();
     }
   }
@@ -283,6 +301,7 @@ absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, 
   raw->services.push_back(MakeUserService(&raw->context));
   raw->services.push_back(MakeNotificationService(&raw->context));
   raw->services.push_back(MakeQuoteService(&raw->context));
+  raw->services.push_back(MakeClosingService(&raw->context));
   raw->services.push_back(MakeInvoiceService(&raw->context));
   raw->services.push_back(MakeLeaseService(&raw->context));
   raw->services.push_back(MakeGatewayAdminService(&raw->context));

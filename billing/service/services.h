@@ -70,6 +70,7 @@ std::unique_ptr<grpc::Service> MakeReceiptService(const Context* context);
 std::unique_ptr<grpc::Service> MakeUserService(const Context* context);
 std::unique_ptr<grpc::Service> MakeNotificationService(const Context* context);
 std::unique_ptr<grpc::Service> MakeQuoteService(const Context* context);
+std::unique_ptr<grpc::Service> MakeClosingService(const Context* context);
 std::unique_ptr<grpc::Service> MakeInvoiceService(const Context* context);
 
 }  // namespace gantry::billing

@@ -36,7 +36,7 @@ class Generation {
     uint32_t max_tokens = 0;  // per choice
     size_t choices = 1;
     ChoiceDecoder::Options decoder;
-    bool whole = false;  // nothing reaches the tenant before the end
+    bool whole = false;         // nothing reaches the tenant before the end
     std::string receipt_nonce;  // 32 bytes; the digests of the request's tokens are salted with it
     std::string prompt_digest;
   };
@@ -82,8 +82,8 @@ class Generation {
     uint64_t staged = 0;
     uint64_t delivered = 0;
     uint64_t acked = 0;
-    // Ids that were decoded and are not in the digest yet: those on their way to the tenant, and all of every choice but
-    // the first, whose ids come after it.
+    // Ids that were decoded and are not in the digest yet: those on their way to the tenant, and all of every choice
+    // but the first, whose ids come after it.
     std::vector<uint32_t> ids;
     bool over = false;  // has its finish reason
     bool by_stop_string = false;

@@ -16,8 +16,8 @@ using Admin = v1::BillingAdmin::Stub;
 
 struct TenantOptions {
   std::string name, legal_name, currency, plan, credit_limit, idempotency_key;
-  std::string kind = "tenant", parent, time_zone, from, under;
-  bool json = false;
+  std::string kind = "tenant", parent, time_zone, from, under, reason;
+  bool json = false, refund = false, keep = false;
 };
 
 const char* KindName(v1::PartyKind kind) {
@@ -153,6 +153,50 @@ absl::StatusOr<int> SetStatus(const TenantOptions& options, v1::PartyStatus stat
       absl::StrCat("there is no tenant `", options.name, "`; `gantry tenant list` shows those there are"));
 }
 
+int ShowClosing(const v1::Closing& closing, const TenantOptions& options, const Invocation& invocation) {
+  if (options.json) {
+    const nlohmann::ordered_json json = {
+        {"party", closing.party_name()},
+        {"requested", FormatTimeJson(closing.requested_us())},
+        {"done", FormatTimeJson(closing.done_us())},
+        {"waits_for", closing.waits_for()},
+        {"invoices", std::vector<std::string>(closing.invoices().begin(), closing.invoices().end())},
+        {"refunded_micro", closing.refunded_micro()},
+        {"kept_micro", closing.kept_micro()},
+        {"currency", closing.currency()}};
+    *invocation.out << json.dump(2) << "\n";
+  } else if (closing.done_us() == 0) {
+    *invocation.out << closing.party_name() << " is closed to requests; waits for " << closing.waits_for() << "\n";
+  } else {
+    *invocation.out << closing.party_name() << " is closed since " << FormatTime(closing.done_us())
+                    << " UTC; paid back " << FormatMicro(closing.refunded_micro()) << ", kept "
+                    << FormatMicro(closing.kept_micro()) << " " << closing.currency();
+    for (const std::string& invoice : closing.invoices()) *invocation.out << ", invoice " << invoice;
+    *invocation.out << "\n";
+  }
+  return 0;
+}
+
+absl::StatusOr<int> CloseTenant(const TenantOptions& options, const Invocation& invocation) {
+  if (options.refund == options.keep) return absl::InvalidArgumentError("expected --refund or --keep");
+  v1::ClosePartyRequest request;
+  request.set_party_name(options.name);
+  request.set_leftover(options.refund ? v1::LEFTOVER_REFUND : v1::LEFTOVER_KEEP);
+  request.set_reason(options.reason);
+  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
+  GANTRY_ASSIGN_OR_RETURN(const v1::Closing closing,
+                          client.CallOnce(&v1::ClosingAdmin::Stub::CloseParty, request, options.idempotency_key));
+  return ShowClosing(closing, options, invocation);
+}
+
+absl::StatusOr<int> ShowClosingOf(const TenantOptions& options, const Invocation& invocation) {
+  v1::GetClosingRequest request;
+  request.set_party_name(options.name);
+  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
+  GANTRY_ASSIGN_OR_RETURN(const v1::Closing closing, client.Call(&v1::ClosingAdmin::Stub::GetClosing, request));
+  return ShowClosing(closing, options, invocation);
+}
+
 }  // namespace
 
 void AddTenantCommands(CLI::App& app, Invocation& invocation) {
@@ -205,6 +249,23 @@ void AddTenantCommands(CLI::App& app, Invocation& invocation) {
     command->add_option("NAME", options->name, "the tenant")->required();
     AddIdempotencyKey(*command, &options->idempotency_key);
   }
+
+  CLI::App* close = AddCommand(
+      *group, invocation, "close", "end a tenant for good: keys, streams, last invoice, money, and who it was",
+      "gantry tenant close acme --refund --reason \"contract ended\"\ngantry tenant closing acme",
+      [=, &invocation] { return CloseTenant(*options, invocation); });
+  close->add_option("NAME", options->name, "the tenant")->required();
+  close->add_flag("--refund", options->refund, "pay back what was paid in and not used");
+  close->add_flag("--keep", options->keep, "what is left is the seller's");
+  close->add_option("--reason", options->reason, "stands in the audit log")->required()->type_name("TEXT");
+  close->add_flag("--json", options->json, "as JSON");
+  AddIdempotencyKey(*close, &options->idempotency_key);
+
+  CLI::App* closing =
+      AddCommand(*group, invocation, "closing", "how the end of a tenant stands", "gantry tenant closing acme --json",
+                 [=, &invocation] { return ShowClosingOf(*options, invocation); });
+  closing->add_option("NAME", options->name, "the tenant, as it was named")->required();
+  closing->add_flag("--json", options->json, "as JSON");
 }
 
 }  // namespace gantry::cli

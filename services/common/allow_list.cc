@@ -26,6 +26,7 @@ const std::vector<AllowRule>& AllowList() {
       {"admin", "billing", "gantry.v1.UserAdmin/*"},
       {"admin", "billing", "gantry.v1.NotificationAdmin/*"},
       {"admin", "billing", "gantry.v1.QuoteAdmin/*"},
+      {"admin", "billing", "gantry.v1.ClosingAdmin/*"},
       {"admin", "billing", "gantry.v1.InvoiceAdmin/*"},
       {"admin", "billing", "gantry.v1.GatewayAdmin/*"},
       {"admin", "*", "gantry.v1.Process/*"},

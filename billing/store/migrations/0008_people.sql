@@ -38,3 +38,22 @@ CREATE TRIGGER quote_kept BEFORE DELETE ON quote BEGIN SELECT RAISE(ABORT, 'quot
 CREATE INDEX transfer_paid_in ON transfer (credit_account) WHERE kind <= 2;
 CREATE INDEX transfer_unusual_by_debit ON transfer (debit_account) WHERE kind > 3;
 CREATE INDEX transfer_unusual_by_credit ON transfer (credit_account) WHERE kind > 3;
+
+-- ---- parties that end ----
+CREATE TABLE closing (
+  party_no INTEGER PRIMARY KEY REFERENCES party,
+  leftover INTEGER NOT NULL CHECK (leftover IN (1, 2)),               -- v1.Leftover
+  requested_us INTEGER NOT NULL,
+  waits_for TEXT NOT NULL,
+  done_us INTEGER NOT NULL DEFAULT 0,
+  refunded_micro INTEGER NOT NULL DEFAULT 0,
+  kept_micro INTEGER NOT NULL DEFAULT 0,
+  name_hash BLOB NOT NULL                   -- SHA-256 of the name it had: to answer who still knows it
+) STRICT;
+CREATE INDEX closing_open ON closing (party_no) WHERE done_us = 0;
+
+-- Who a closed party was is forgotten; its invoices, which are kept by law, name it still.
+DROP TRIGGER billing_profile_kept;
+CREATE TRIGGER billing_profile_kept BEFORE DELETE ON billing_profile
+WHEN (SELECT status FROM party WHERE party_no = OLD.party_no) <> 3
+BEGIN SELECT RAISE(ABORT, 'profile versions are kept'); END;
