@@ -18,6 +18,7 @@
 #include "billing/ledger/ledger.h"
 #include "billing/rating/rating.h"
 #include "billing/usage/event.h"
+#include "billing/usage/parts.h"
 
 namespace gantry::billing {
 namespace {
@@ -110,7 +111,6 @@ class BooksPass {
   struct Sums {
     __int128 debit = 0, credit = 0;
   };
-  using Parts = std::vector<std::pair<Quantities, int64_t>>;
 
   // ---- the three cursors ----
 
@@ -233,7 +233,7 @@ class BooksPass {
   }
 
   void Event(const UsageEvent& event, const std::vector<RatedHop>& hops) {
-    const Parts parts = PartsOf(event);
+    const std::vector<UsagePart> parts = BilledParts(db_, event);
     for (size_t level = 0; level < hops.size(); ++level) {
       Rate(event, static_cast<int64_t>(level), hops[level], parts);
       Book(event, static_cast<int64_t>(level), hops[level]);
@@ -245,34 +245,7 @@ class BooksPass {
     }
   }
 
-  // What it is charged for, with the context of each part.
-  Parts PartsOf(const UsageEvent& e) {
-    struct Counts {
-      int64_t prompt = 0, cached = 0, output = 0, requests = 0;
-    };
-    const auto part = [](const Counts& c, int64_t sign) {
-      return std::pair(Quantities{sign * (c.prompt - c.cached), sign * c.cached, sign * c.output, sign}, c.prompt);
-    };
-    if (e.outcome != v1::USAGE_OUTCOME_CORRECTION) {
-      if (e.requests == 0) return {};
-      return {part({e.prompt_tokens, e.cached_tokens, e.output_tokens, e.requests}, 1)};
-    }
-    // What was billed up to here, then what is right. Corrections are rare: the only question asked of an index.
-    Counts before;
-    {
-      Rows rows = db_.Query(
-          "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(output_tokens), 0), "
-          "coalesce(sum(requests), 0) FROM usage_event WHERE request_id = ? AND revision < ? AND outcome <> 6",
-          e.request_id, e.revision);
-      if (rows.Next()) before = {rows.Int(0), rows.Int(1), rows.Int(2), rows.Int(3)};
-    }
-    const Counts right{before.prompt + e.prompt_tokens, before.cached + e.cached_tokens,
-                       before.output + e.output_tokens, 1};
-    if (before.requests == 0) return {part(right, 1)};
-    return {part(before, -1), part(right, 1)};
-  }
-
-  void Rate(const UsageEvent& event, int64_t level, const RatedHop& hop, const Parts& parts) {
+  void Rate(const UsageEvent& event, int64_t level, const RatedHop& hop, const std::vector<UsagePart>& parts) {
     const PlanTerms* terms = Terms(hop.version_no);
     const std::string* model = Model(event.model_no);
     const auto wrong = [&](std::string detail) {
@@ -281,9 +254,10 @@ class BooksPass {
     if (terms == nullptr || model == nullptr) return wrong("no such version or model");
     __int128& gross_before = gross_[std::tuple(hop.buyer_no, hop.period, hop.version_no)];
     __int128 gross = 0;
-    for (const auto& [quantities, context] : parts) {
+    for (const UsagePart& part : parts) {
       const auto before = [&](int line) { return lines_[std::tuple(hop.buyer_no, hop.period, hop.version_no, line)]; };
-      absl::StatusOr<std::vector<Charge>> charges = billing::Rate(terms->lines, *model, context, quantities, before);
+      absl::StatusOr<std::vector<Charge>> charges =
+          billing::Rate(terms->lines, *model, part.context, part.quantities, before);
       if (!charges.ok()) return wrong(std::string(charges.status().message()));
       for (const Charge& charge : *charges) {
         if (terms->lines[static_cast<size_t>(charge.line)].mode != TierMode::kFlat) {

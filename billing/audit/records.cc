@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "billing/audit/checks.h"
 #include "billing/catalog/admin_log.h"
 #include "billing/catalog/plans.h"
@@ -69,6 +70,9 @@ void CheckInvoices(Database& db, Findings* findings) {
     if (rows.Int(1) != expected) wrong(absl::StrCat("number ", expected, " of the series is missing"));
     if (Sha256(rows.View(2)) != rows.View(3) || !invoice.ParseFromString(rows.Text(2))) {
       wrong("is not what was issued");
+    }
+    if (invoice.number() != absl::StrFormat("%s-%06d", series, rows.Int(1))) {
+      wrong(absl::StrCat("was issued as ", invoice.number()));
     }
     __int128 used = 0;
     int64_t net = 0, billed = 0;

@@ -24,6 +24,17 @@ std::string AuditRowHash(const std::string& previous, int64_t seq, int64_t at_us
   return ChainHash(previous).Add(seq).Add(at_us).Add(actor).Add(action).Add(object).Add(detail).Finish();
 }
 
+int64_t PruneIdempotency(Database& db, int64_t now_us, int limit) {
+  return db.Execute(
+      "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE at_us < ? ORDER BY at_us LIMIT ?)",
+      now_us - kIdempotencyKeptUs, limit);
+}
+
+bool AnyIdempotencyToPrune(Database& db, int64_t now_us) {
+  Rows rows = db.Query("SELECT 1 FROM idempotency WHERE at_us < ? LIMIT 1", now_us - kIdempotencyKeptUs);
+  return rows.Next();
+}
+
 absl::Status Once(Database& db, const AdminCall& call, google::protobuf::MessageLite* response,
                   const std::function<absl::Status()>& run, bool* repeated) {
   if (repeated != nullptr) *repeated = false;

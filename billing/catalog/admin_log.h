@@ -28,6 +28,13 @@ struct AdminCall {
 absl::Status Once(Database& db, const AdminCall& call, google::protobuf::MessageLite* response,
                   const std::function<absl::Status()>& run, bool* repeated = nullptr);
 
+// Keys are kept for 400 days, then pruned: a repeat after that is a new request. Removes at most `limit` that are
+// older; how many it were.
+inline constexpr int64_t kIdempotencyKeptUs = int64_t{400} * 86'400'000'000;
+int64_t PruneIdempotency(Database& db, int64_t now_us, int limit);
+// Whether PruneIdempotency has something to do.
+bool AnyIdempotencyToPrune(Database& db, int64_t now_us);
+
 std::string AuditRowHash(const std::string& previous, int64_t seq, int64_t at_us, const std::string& actor,
                          const std::string& action, const std::string& object, const std::string& detail);
 

@@ -216,5 +216,40 @@ TEST(AdminLog, CommandsHappenOnceAndLeaveOneRow) {
   EXPECT_TRUE(absl::IsInvalidArgument(call(std::string(129, 'k'), &second)));
 }
 
+TEST(AdminLog, KeysAreKeptFor400DaysAndPrunedAfterwards) {
+  constexpr int64_t kDayUs = int64_t{86'400'000'000};
+  Books books;
+  int runs = 0;
+  const auto call = [&](const std::string& key) {
+    v1::Party response;
+    return books.store().WriteAndWait([&, key](Database& db) {
+      const v1::CreatePartyRequest request;
+      return Once(db, {.method = "CreateParty", .idempotency_key = key, .now_us = books.now_us(), .request = &request},
+                  &response, [&] { return ++runs, absl::OkStatus(); });
+    });
+  };
+  const auto prune = [&] {
+    return books.Get<int64_t>([&](Database& db) -> absl::StatusOr<int64_t> {
+      const bool any = AnyIdempotencyToPrune(db, books.now_us());
+      const int64_t pruned = PruneIdempotency(db, books.now_us(), 2);
+      EXPECT_EQ(any, pruned > 0);
+      return pruned;
+    });
+  };
+  for (const char* key : {"a", "b", "c"}) ASSERT_TRUE(call(key).ok());
+  books.Advance(400 * kDayUs);
+  ASSERT_TRUE(call("young").ok());
+  EXPECT_EQ(prune(), 0);
+  ASSERT_TRUE(call("a").ok());
+  EXPECT_EQ(runs, 4) << "known after 400 days";
+  books.Advance(1);
+  EXPECT_EQ(prune(), 2) << "a few at a time";
+  EXPECT_EQ(prune(), 1);
+  EXPECT_EQ(prune(), 0);
+  EXPECT_EQ(books.Int("SELECT count(*) FROM idempotency"), 1);
+  ASSERT_TRUE(call("a").ok());
+  EXPECT_EQ(runs, 5) << "a new request";
+}
+
 }  // namespace
 }  // namespace gantry::billing

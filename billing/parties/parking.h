@@ -19,14 +19,18 @@ struct ParkedParty {
   Id16 party_id;
   std::string name;
   int64_t since_us = 0;
-  std::string reason;      // the first finding
+  std::string reason;  // the first finding
+  std::vector<std::string> findings;
   int64_t kept_aside = 0;  // usage records of it and of whoever buys from it
 };
 std::vector<ParkedParty> ParkedParties(Database& db);
 
-// A party that is parked already keeps its first reason.
-void Park(Database& db, int64_t party_no, const std::string& reason, int64_t now_us);
-// NOT_FOUND: no such party. FAILED_PRECONDITION: it is not parked.
+// Parks a party for what an audit found in one row of its books, `subject`, unless that was accepted when the party was
+// released before. At most 100 findings a party are kept. False: accepted.
+bool Park(Database& db, int64_t party_no, const std::string& subject, const std::string& detail, int64_t now_us);
+// Whether Park would: for audits, which look before they write.
+bool IsAccepted(Database& db, int64_t party_no, const std::string& subject, const std::string& detail);
+// Accepts what was found of it. NOT_FOUND: no such party. FAILED_PRECONDITION: it is not parked.
 absl::Status Unpark(Database& db, const std::string& party_name);
 
 // FAILED_PRECONDITION names the first of `buyers` (a party and those above it) that is parked.

@@ -59,6 +59,8 @@ constexpr AccessRule kRules[] = {
     {"GetInvoiceRequest", Right::kSee, Reach::kWithin, Names::kParty, "party_name"},
     {"FinalizeInvoiceRequest", Right::kMoney, Reach::kBelow, Names::kParty, "party_name"},
     {"AuditRequest", Right::kHouse, Reach::kHouse},
+    {"GetAuditStateRequest", Right::kHouse, Reach::kHouse},
+    {"UnparkRequest", Right::kHouse, Reach::kHouse},
     {"ListGatewaysRequest", Right::kHouse, Reach::kHouse},
     {"ForgetGatewayRequest", Right::kHouse, Reach::kHouse},
 

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "billing/alerts/alerts.h"
+#include "billing/catalog/admin_log.h"
 #include "billing/catalog/keys.h"
 #include "billing/catalog/plans.h"
 #include "billing/closing/closing.h"
@@ -23,10 +24,12 @@
 #include "billing/outbox/outbox.h"
 #include "billing/outbox/post.h"
 #include "billing/receipt/receipt_desk.h"
+#include "billing/service/auditor.h"
 #include "billing/service/backup_stream.h"
 #include "billing/service/billing_metrics.h"
 #include "billing/service/services.h"
 #include "billing/store/lineage.h"
+#include "billing/usage/aside.h"
 #include "billing/usage/witness_match.h"
 #include "engine/base/status_macros.h"
 #include "services/common/lifecycle.h"
@@ -38,6 +41,8 @@ namespace {
 
 constexpr int kLotsPerSweep = 1000;
 constexpr int64_t kOutboxRowsPerSweep = 1000;
+constexpr int kAsidePerSweep = 512;
+constexpr int kPrunedPerSweep = 1000;
 
 }  // namespace
 
@@ -54,6 +59,7 @@ struct Billing::Impl {
   std::unique_ptr<Post> post;
   std::unique_ptr<Courier> courier;
   std::unique_ptr<LeaseDesk> leases;
+  std::unique_ptr<Auditor> auditor;
   std::vector<std::unique_ptr<grpc::Service>> services;
   std::unique_ptr<RpcServer> server;
   absl::Notification stop;
@@ -74,6 +80,9 @@ struct Billing::Impl {
     const StoreStats stats = store->Stats();
     state.items.push_back({"longest commit", absl::StrCat(static_cast<int64_t>(stats.longest_commit_s * 1e3), " ms")});
     if (!writes.ok()) state.items.push_back({"books", std::string(writes.message())});
+    const AuditorState audit = auditor->State();
+    if (audit.parked > 0) state.items.push_back({"parked parties", absl::StrCat(audit.parked)});
+    if (!audit.trouble.empty()) state.items.push_back({"audit", audit.trouble});
     return state;
   }
 
@@ -149,6 +158,7 @@ struct Billing::Impl {
       }
       Rows rows = db.Query("SELECT min(expires_us) FROM credit_lot WHERE left_micro > 0");
       due |= rows.Next() && !rows.IsNull(0) && rows.Int(0) <= now_us;
+      due |= CountAside(db) > 0 || AnyIdempotencyToPrune(db, now_us);
       new_prices = PricesTakeEffect(db, prices_looked_us, now_us);
       return absl::OkStatus();
     });
@@ -161,6 +171,8 @@ struct Billing::Impl {
         ->WriteAndWait([&](Database& db) {
           ReleaseFenced(db, fenced_before);
           GANTRY_RETURN_IF_ERROR(ExpireLots(db, now_us, kLotsPerSweep).status());
+          GANTRY_RETURN_IF_ERROR(BookAside(db, now_us, kAsidePerSweep).status());
+          PruneIdempotency(db, now_us, kPrunedPerSweep);
           return ExpireWaiting(db, witness_before, now_us);
         })
         .IgnoreError();
@@ -252,6 +264,7 @@ Billing::~Billing() {
   impl_->ticker.join();
   impl_->server.reset();
   impl_->courier.reset();
+  impl_->auditor.reset();
   impl_->receipts.reset();
   impl_->leases.reset();
   impl_->store.reset();
@@ -305,6 +318,11 @@ absl::StatusOr<std::unique_ptr<Billing>> Billing::Start(BillingOptions options, 
   raw->services.push_back(MakeInvoiceService(&raw->context));
   raw->services.push_back(MakeLeaseService(&raw->context));
   raw->services.push_back(MakeGatewayAdminService(&raw->context));
+  raw->auditor = Auditor::Start({.store = raw->store.get(),
+                                 .ring = raw->receipt_ring.get(),
+                                 .path = dir + "/gantry.db",
+                                 .clock = raw->context.clock});
+  raw->services.push_back(MakeAuditService(&raw->context, raw->auditor.get()));
   if (lifecycle != nullptr) {
     raw->services.push_back(MakeProcessService("billing", lifecycle, [raw] { return raw->State(); }));
   }

@@ -9,8 +9,11 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "billing/parties/parking.h"
 #include "billing/receipt/verify.h"
+#include "billing/store/store.h"
 #include "gantry/v1/admin.grpc.pb.h"
+#include "gantry/v1/audit.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "services/common/api_key.h"
 #include "services/common/ids.h"
@@ -350,6 +353,42 @@ TEST_F(BillingTest, ErrorsReachTheCallerWithTheirReason) {
   request.set_amount_micro(0);
   Deadline c2;
   EXPECT_EQ(admin_->TopUp(&c2, request, &balance).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(BillingTest, AParkedPartyIsToldAndReleasedOverRpc) {
+  billing_.reset();
+  {
+    auto store = Store::Open({.path = identities_.dir() + "/billing/gantry.db"});
+    ASSERT_TRUE(store.ok()) << store.status();
+    ASSERT_TRUE((*store)
+                    ->WriteAndWait([](Database& db) -> absl::Status {
+                      absl::StatusOr<PartyRow> party = PartyByName(db, "demo");
+                      if (!party.ok()) return party.status();
+                      Park(db, party->party_no, "account 2", "debits 1, credits 2", 7);
+                      return absl::OkStatus();
+                    })
+                    .ok());
+  }
+  Start();
+  auto audit = v1::AuditAdmin::NewStub(MakeChannel(address_, identities_.Get("admin")));
+  v1::AuditState state;
+  Deadline c1, c2, c3, c4, c5;
+  c1.set_wait_for_ready(true);
+  ASSERT_TRUE(audit->GetAuditState(&c1, {}, &state).ok());
+  ASSERT_EQ(state.parked_size(), 1);
+  EXPECT_EQ(state.parked(0).party_name(), "demo");
+  EXPECT_EQ(state.parked(0).reason(), "account 2: debits 1, credits 2");
+  EXPECT_EQ(state.trouble(), "");
+  v1::UnparkRequest request;
+  request.set_idempotency_key("unpark");
+  request.set_party_name("demo");
+  v1::UnparkResponse released;
+  EXPECT_EQ(audit->Unpark(&c2, request, &released).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << "no reason";
+  request.set_reason("ticket 7");
+  ASSERT_TRUE(audit->Unpark(&c3, request, &released).ok());
+  ASSERT_TRUE(audit->Unpark(&c4, request, &released).ok()) << "a repeat is answered as before";
+  ASSERT_TRUE(audit->GetAuditState(&c5, {}, &state).ok());
+  EXPECT_EQ(state.parked_size(), 0);
 }
 
 TEST_F(BillingTest, EverythingIsThereAfterARestart) {

@@ -18,6 +18,7 @@
 
 namespace gantry::billing {
 
+class Auditor;
 class BillingMetrics;
 class LeaseDesk;
 class ReceiptDesk;
@@ -72,5 +73,6 @@ std::unique_ptr<grpc::Service> MakeNotificationService(const Context* context);
 std::unique_ptr<grpc::Service> MakeQuoteService(const Context* context);
 std::unique_ptr<grpc::Service> MakeClosingService(const Context* context);
 std::unique_ptr<grpc::Service> MakeInvoiceService(const Context* context);
+std::unique_ptr<grpc::Service> MakeAuditService(const Context* context, const Auditor* auditor);
 
 }  // namespace gantry::billing

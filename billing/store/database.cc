@@ -212,8 +212,15 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
   static const int configured = sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
   (void)configured;
   int lock_fd = -1;
+  if (mode == Mode::kOffline && access(path.c_str(), R_OK) != 0) {
+    return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
+  }
   if (vfs != nullptr) {
     // Its files are not the machine's.
+  } else if (mode == Mode::kOffline) {
+    absl::StatusOr<int> lock = LockBeside(path);
+    if (!lock.ok()) return lock.status();
+    lock_fd = *lock;
   } else if (mode == Mode::kWriter) {
     absl::StatusOr<int> lock = LockBeside(path);
     if (!lock.ok()) return lock.status();
@@ -249,6 +256,8 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
   database->lock_fd_ = lock_fd;
   if (code != SQLITE_OK) return SqliteStatus(code, absl::StrCat(path, ": ", sqlite3_errmsg(handle)));
   sqlite3_extended_result_codes(handle, 1);
+  // The last to close would copy the log into the database.
+  if (mode == Mode::kOffline) sqlite3_db_config(handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   // Cursors, records and arguments of a statement are some hundred bytes each and come and go with it.
   sqlite3_db_config(handle, SQLITE_DBCONFIG_LOOKASIDE, nullptr, 512, 512);
   sqlite3_busy_timeout(handle, kBusyMs);

@@ -76,7 +76,8 @@ struct WalFrames {
 
 class Database {
  public:
-  enum class Mode { kWriter, kReader };
+  // kOffline: reads books that nobody has open, under the writer's lock, and leaves every file as it is.
+  enum class Mode { kWriter, kReader, kOffline };
   // A writer creates the file (0600) when there is none. Errors name the path: NOT_FOUND, PERMISSION_DENIED, DATA_LOSS
   // (not a database), FAILED_PRECONDITION (in use by another process: the writer holds a lock file beside it).
   // `vfs`: a registered SQLite VFS that keeps files of its own (tests); null: the machine's files.

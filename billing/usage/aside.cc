@@ -36,9 +36,9 @@ bool KeepAside(Database& db, const v1::UsageRecord& record, int64_t party_no, in
   return true;
 }
 
-bool AnythingAside(Database& db) {
-  Rows rows = db.Query(BLOCKED "SELECT 1 FROM parked_record WHERE party_no NOT IN (SELECT no FROM blocked) LIMIT 1");
-  return rows.Next();
+int64_t CountAside(Database& db) {
+  Rows rows = db.Query(BLOCKED "SELECT count(*) FROM parked_record WHERE party_no NOT IN (SELECT no FROM blocked)");
+  return rows.Next() ? rows.Int(0) : 0;
 }
 
 absl::StatusOr<int> BookAside(Database& db, int64_t now_us, int limit) {

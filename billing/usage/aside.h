@@ -17,7 +17,7 @@ bool KeepAside(Database& db, const v1::UsageRecord& record, int64_t party_no, in
 // booked any more stands among the refused records, like any other.
 absl::StatusOr<int> BookAside(Database& db, int64_t now_us, int limit);
 
-// Whether BookAside has something to do.
-bool AnythingAside(Database& db);
+// Records that BookAside would book.
+int64_t CountAside(Database& db);
 
 }  // namespace gantry::billing

@@ -19,7 +19,7 @@ class Aside : public testing::Test {
     books_.Do([&](Database& db) -> absl::Status {
       absl::StatusOr<PartyRow> party = PartyById(db, id);
       if (!party.ok()) return party.status();
-      Park(db, party->party_no, "transfer 7: is not what was written", books_.now_us());
+      Park(db, party->party_no, "transfer 7", "is not what was written", books_.now_us());
       return absl::OkStatus();
     });
   }

@@ -48,7 +48,7 @@ absl::StatusOr<AdminClient> AdminClient::Connect(const DataDir& data_dir, const 
   return AdminClient(
       {v1::BillingAdmin::NewStub(channel), v1::ReceiptAdmin::NewStub(channel), v1::UserAdmin::NewStub(channel),
        v1::NotificationAdmin::NewStub(channel), v1::QuoteAdmin::NewStub(channel), v1::InvoiceAdmin::NewStub(channel),
-       v1::GatewayAdmin::NewStub(channel), v1::ClosingAdmin::NewStub(channel)},
+       v1::GatewayAdmin::NewStub(channel), v1::ClosingAdmin::NewStub(channel), v1::AuditAdmin::NewStub(channel)},
       data_dir.log_file("billing"), options);
 }
 

@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gantry/v1/admin.grpc.pb.h"
+#include "gantry/v1/audit.grpc.pb.h"
 #include "gantry/v1/closing.grpc.pb.h"
 #include "gantry/v1/gateway_admin.grpc.pb.h"
 #include "gantry/v1/invoicing.grpc.pb.h"
@@ -89,7 +90,8 @@ class AdminClient {
   using Stubs = std::tuple<std::unique_ptr<v1::BillingAdmin::Stub>, std::unique_ptr<v1::ReceiptAdmin::Stub>,
                            std::unique_ptr<v1::UserAdmin::Stub>, std::unique_ptr<v1::NotificationAdmin::Stub>,
                            std::unique_ptr<v1::QuoteAdmin::Stub>, std::unique_ptr<v1::InvoiceAdmin::Stub>,
-                           std::unique_ptr<v1::GatewayAdmin::Stub>, std::unique_ptr<v1::ClosingAdmin::Stub>>;
+                           std::unique_ptr<v1::GatewayAdmin::Stub>, std::unique_ptr<v1::ClosingAdmin::Stub>,
+                           std::unique_ptr<v1::AuditAdmin::Stub>>;
 
   AdminClient(Stubs stubs, std::string log_file, const AdminClientOptions& options)
       : stubs_(std::move(stubs)), log_file_(std::move(log_file)), options_(options) {}

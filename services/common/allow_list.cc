@@ -29,6 +29,7 @@ const std::vector<AllowRule>& AllowList() {
       {"admin", "billing", "gantry.v1.ClosingAdmin/*"},
       {"admin", "billing", "gantry.v1.InvoiceAdmin/*"},
       {"admin", "billing", "gantry.v1.GatewayAdmin/*"},
+      {"admin", "billing", "gantry.v1.AuditAdmin/*"},
       {"admin", "*", "gantry.v1.Process/*"},
   };
   return *rules;

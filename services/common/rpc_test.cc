@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gantry/v1/admin.grpc.pb.h"
+#include "gantry/v1/audit.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "gantry/v1/closing.grpc.pb.h"
 #include "gantry/v1/fleet.grpc.pb.h"
@@ -52,11 +53,12 @@ struct EveryService {
   v1::Leases::Service leases;
   v1::GatewayAdmin::Service gateways;
   v1::ClosingAdmin::Service closing;
+  v1::AuditAdmin::Service audit;
   v1::Process::Service process;
 
   std::vector<grpc::Service*> All() {
     return {&inference, &fleet,         &credit, &usage,  &catalog,  &admin,   &receipts, &invoices,
-            &users,     &notifications, &quotes, &leases, &gateways, &closing, &process};
+            &users,     &notifications, &quotes, &leases, &gateways, &closing, &audit, &process};
   }
 };
 
@@ -68,7 +70,7 @@ std::vector<std::string> EveryMethod() {
         v1::UsageRecord::descriptor()->file(), v1::StatusRequest::descriptor()->file(),
         v1::Invoice::descriptor()->file(), v1::User::descriptor()->file(), v1::Endpoint::descriptor()->file(),
         v1::Quote::descriptor()->file(), v1::Hello::descriptor()->file(), v1::GatewayStatus::descriptor()->file(),
-        v1::Closing::descriptor()->file()}) {
+        v1::Closing::descriptor()->file(), v1::AuditState::descriptor()->file()}) {
     for (int s = 0; s < file->service_count(); ++s) {
       for (int m = 0; m < file->service(s)->method_count(); ++m) {
         methods.push_back(absl::StrCat("/", file->service(s)->full_name(), "/", file->service(s)->method(m)->name()));
@@ -125,6 +127,7 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
                            "Audit",
                            "CreateBackup",
                            "ConfirmBackup"});
+      add("AuditAdmin", {"GetAuditState", "Unpark"});
       add("InvoiceAdmin",
           {"SetBillingProfile", "GetBillingProfile", "GetDocument", "ListInvoices", "CreateCreditNote", "VoidInvoice",
            "RecordPayment", "ListPayments", "AllocatePayment", "ReleaseAllocations", "GetStatement"});
@@ -153,7 +156,7 @@ std::set<std::string> Expected(const std::string& server, const std::string& ide
 TEST(RpcAllowListTest, EachIdentityReachesItsMethodsAndNoOther) {
   TestIdentities identities;
   std::vector<std::string> methods = EveryMethod();
-  EXPECT_EQ(methods.size(), 78u);
+  EXPECT_EQ(methods.size(), 80u);
   for (const char* server_name : {"billing", "router", "worker", "gateway"}) {
     EveryService services;
     auto server = RpcServer::Start(identities.ServerOptions(server_name), services.All());

@@ -90,3 +90,14 @@ CREATE TABLE parked_record (
   received_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX parked_record_by_party ON parked_record (party_no);
+-- What an audit found of parties that it parked; accepted when they were released: the same does not park them again.
+CREATE TABLE parked_finding (
+  party_no INTEGER NOT NULL REFERENCES party,
+  subject TEXT NOT NULL,                    -- table and key of the row
+  detail TEXT NOT NULL,
+  accepted INTEGER NOT NULL DEFAULT 0 CHECK (accepted IN (0, 1)),
+  PRIMARY KEY (party_no, subject)
+) STRICT, WITHOUT ROWID;
+
+-- Keys of administrative requests are kept 400 days, then pruned by age.
+CREATE INDEX idempotency_by_age ON idempotency (at_us);
