@@ -181,8 +181,13 @@ Id16 Books::SliceOf(const Id16& party, int64_t micro, uint64_t epoch) {
   request.set_party_id(party.ToBytes());
   request.set_wanted_micro(micro);
   request.set_minimum_micro(micro);
-  absl::Status status = store_->WriteAndWait([&](Database& db) { return GrantSlice(db, request, now_us()).status(); });
-  return status.ok() ? id : Id16{};
+  int64_t granted = 0;
+  const absl::Status status = store_->WriteAndWait([&](Database& db) {
+    absl::StatusOr<v1::GrantSliceResponse> response = GrantSlice(db, request, now_us());
+    if (response.ok()) granted = response->granted_micro();
+    return response.status();
+  });
+  return status.ok() && granted > 0 ? id : Id16{};
 }
 
 v1::UsageRecord Books::Record(const Id16& slice, uint64_t prompt, uint64_t output, v1::UsageOutcome outcome) {

@@ -56,7 +56,7 @@ class Books {
   Funds FundsOfParty(const Id16& party);
   // The version that prices a party now.
   Id16 PlanOf(const Id16& party);
-  // Grants a slice; zero id when billing refuses.
+  // Grants a slice; zero id when billing refuses, or would have requests reserve.
   Id16 Slice(int64_t micro, uint64_t epoch = 1);
   Id16 SliceOf(const Id16& party, int64_t micro, uint64_t epoch = 1);
   v1::UsageRecord Record(const Id16& slice, uint64_t prompt, uint64_t output,
