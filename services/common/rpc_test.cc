@@ -58,7 +58,7 @@ struct EveryService {
 
   std::vector<grpc::Service*> All() {
     return {&inference, &fleet,         &credit, &usage,  &catalog,  &admin,   &receipts, &invoices,
-            &users,     &notifications, &quotes, &leases, &gateways, &closing, &audit, &process};
+            &users,     &notifications, &quotes, &leases, &gateways, &closing, &audit,    &process};
   }
 };
 
