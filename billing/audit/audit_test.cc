@@ -115,6 +115,7 @@ TEST(Audit, NoticesEveryKindOfTampering) {
            {"UPDATE allocation SET amount_minor = amount_minor + 1", "allocations <= payments and invoices"},
            {"UPDATE payment SET allocated_micro = allocated_micro + 1", "allocations <= payments and invoices"},
            {"UPDATE payment SET amount_micro = amount_micro + 1", "allocations <= payments and invoices"},
+           {"UPDATE payment SET refunded_micro = 1", "allocations <= payments and invoices"},
            {"UPDATE payment SET party_no = 1", "allocations <= payments and invoices"},
        }) {
     Books books;

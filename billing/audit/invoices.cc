@@ -210,7 +210,7 @@ void CheckNotes(Database& db, const std::map<int64_t, Invoice>& invoices, int64_
 }
 
 void CheckAllocations(Database& db, const std::map<int64_t, Invoice>& invoices, int64_t* count, Findings* findings) {
-  std::map<int64_t, __int128> of_payment, of_invoice;
+  std::map<int64_t, __int128> of_payment, of_invoice, refunded;
   const auto wrong_is = [&](std::string row, std::string detail, int64_t party_no) {
     findings->Add(check::kAllocations, std::move(row), std::move(detail), party_no);
   };
@@ -237,20 +237,32 @@ void CheckAllocations(Database& db, const std::map<int64_t, Invoice>& invoices, 
   }
   {
     Rows rows = db.Query(
-        "SELECT p.transfer_seq, p.amount_micro, p.allocated_micro, t.amount_micro, t.kind, a.party_no, p.party_no "
+        "SELECT p.transfer_seq, p.amount_micro, p.allocated_micro, t.amount_micro, t.kind, a.party_no, p.party_no, "
+        "p.refunded_micro "
         "FROM payment p LEFT JOIN transfer t ON t.seq = p.transfer_seq LEFT JOIN account a "
         "ON a.account_no = t.credit_account");
     while (rows.Next()) {
       if (rows.Int(3) != rows.Int(1) || rows.Int(4) != 1 || rows.Int(5) != rows.Int(6)) {
         wrong_is(absl::StrCat("payment ", rows.Int(0)), "is not what came in", rows.Int(6));
       }
-      if (of_payment[rows.Int(0)] != rows.Int(2) || rows.Int(2) > rows.Int(1)) {
+      refunded[rows.Int(6)] += rows.Int(7);
+      if (of_payment[rows.Int(0)] != rows.Int(2) || rows.Int(2) + rows.Int(7) > rows.Int(1)) {
         wrong_is(absl::StrCat("payment ", rows.Int(0)),
                  absl::StrCat("allocated ", rows.Int(2), ", its allocations give ",
                               static_cast<int64_t>(of_payment[rows.Int(0)])),
                  rows.Int(6));
       }
     }
+  }
+  {
+    // Those of a party that was closed name their lots instead.
+    Rows rows = db.Query(
+        "SELECT a.party_no, sum(t.amount_micro) FROM transfer t JOIN account a ON a.account_no = t.debit_account "
+        "WHERE t.source = 0 AND t.kind > 3 AND t.kind = 13 GROUP BY a.party_no");
+    while (rows.Next()) refunded[rows.Int(0)] -= rows.Int(1);
+  }
+  for (const auto& [party, rest] : refunded) {
+    if (rest != 0) wrong_is(absl::StrCat("refunds of party ", party), "are not those of its payments", party);
   }
   for (const auto& [no, i] : invoices) {
     const auto found = of_invoice.find(no);

@@ -15,6 +15,7 @@
 #include "billing/invoice/postings.h"
 #include "billing/invoice/receivables.h"
 #include "billing/invoice/series.h"
+#include "billing/ledger/ledger.h"
 #include "billing/parties/party_tree.h"
 #include "billing/store/chain.h"
 #include "engine/base/status_macros.h"
@@ -56,6 +57,20 @@ absl::StatusOr<bool> FinalOfPeriod(Database& db, const PartyRow& party, int64_t 
   }
   *invoice = WithStanding(found);
   return true;
+}
+
+// A closed party uses nothing any more: its last month is over as soon as nothing is held.
+absl::Status CheckOver(Database& db, const PartyRow& party, const Period& period, int64_t now_us) {
+  if (now_us >= period.to_us) return absl::OkStatus();
+  const std::string label = FormatPeriod(period.period);
+  if (party.status != v1::PARTY_STATUS_CLOSED || now_us < period.from_us) {
+    return absl::FailedPreconditionError(absl::StrCat("period ", label, " is not over"));
+  }
+  const int64_t held = ReadFunds(db, party).held_micro;
+  if (held == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("period ", label, " of `", party.name,
+                                                    "`, which is closed, is not over: ", held,
+                                                    " micro-units are held by requests that may still run"));
 }
 
 absl::Status CheckFinalizable(Database& db, const PartyRow& party, const Period& period, int64_t now_us) {
@@ -180,10 +195,7 @@ absl::StatusOr<v1::Invoice> FinalizeInvoice(Database& db, const v1::FinalizeInvo
   v1::Invoice invoice;
   GANTRY_ASSIGN_OR_RETURN(const bool is_final, FinalOfPeriod(db, party, named.period, &invoice));
   if (is_final) return invoice;
-  // Nothing follows in the month of a party that is closed.
-  if (now_us < named.to_us && party.status != v1::PARTY_STATUS_CLOSED) {
-    return absl::FailedPreconditionError(absl::StrCat("period ", request.period(), " is not over"));
-  }
+  GANTRY_RETURN_IF_ERROR(CheckOver(db, party, named, now_us));
   // Stored from now on, whether or not there was any usage.
   GANTRY_ASSIGN_OR_RETURN(const Period period, PeriodAt(db, party, named.from_us));
   GANTRY_RETURN_IF_ERROR(CheckFinalizable(db, party, period, now_us));

@@ -19,7 +19,8 @@ namespace gantry::billing {
 // The final invoice when there is one, else a draft. NOT_FOUND: no such party; INVALID_ARGUMENT: period.
 absl::StatusOr<v1::Invoice> GetInvoice(Database& db, const v1::GetInvoiceRequest& request);
 
-// FAILED_PRECONDITION: the period is not over, requests of it wait for a witness, billing's clock is behind its books,
+// Of a closed party also the month that runs, once nothing is held for it any more: its last one. FAILED_PRECONDITION:
+// the period is not over, requests of it wait for a witness, billing's clock is behind its books,
 // or the tax of the two profiles contradicts itself. Finalising twice gives the same invoice.
 absl::StatusOr<v1::Invoice> FinalizeInvoice(Database& db, const v1::FinalizeInvoiceRequest& request, int64_t now_us);
 

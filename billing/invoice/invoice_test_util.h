@@ -97,6 +97,17 @@ inline absl::StatusOr<v1::Payment> Pay(Books& books, const std::string& party, i
   return Try<v1::Payment>(books, [&](Database& db) { return RecordPayment(db, request, books.now_us()); });
 }
 
+inline absl::StatusOr<v1::RefundPaymentResponse> Refund(Books& books, const std::string& party, int64_t micro,
+                                                        uint64_t payment = 0) {
+  v1::RefundPaymentRequest request;
+  request.set_party_name(party);
+  request.set_amount_micro(micro);
+  request.set_payment(payment);
+  request.set_reference("wire back");
+  return Try<v1::RefundPaymentResponse>(books,
+                                        [&](Database& db) { return RefundPayment(db, request, books.now_us()); });
+}
+
 inline absl::StatusOr<v1::AllocatePaymentResponse> AllocateTo(Books& books, const std::string& party, uint64_t payment,
                                                               const std::string& invoice, int64_t minor = 0) {
   v1::AllocatePaymentRequest request;

@@ -13,6 +13,7 @@
 #include "billing/invoice/dates.h"
 #include "billing/invoice/invoice.h"
 #include "billing/invoice/receivables.h"
+#include "billing/ledger/ledger.h"
 #include "billing/ledger/lots.h"
 #include "billing/parties/party_tree.h"
 #include "engine/base/status_macros.h"
@@ -98,7 +99,8 @@ std::vector<v1::Payment> PaymentsFrom(Database& db, const PartyRow& party, int64
   {
     Rows rows = db.Query(
         "SELECT t.seq, t.amount_micro, coalesce(p.allocated_micro, 0), coalesce(p.method, 'top-up'), t.reference, "
-        "p.received_day, t.booked_us FROM account a JOIN transfer t ON t.credit_account = a.account_no "
+        "p.received_day, t.booked_us, coalesce(p.refunded_micro, 0), coalesce(p.held_back, 0) FROM account a JOIN "
+        "transfer t ON t.credit_account = a.account_no "
         "LEFT JOIN payment p ON p.transfer_seq = t.seq WHERE a.party_no = ? AND a.type = 'customer' AND a.currency = ? "
         "AND t.kind = 1 AND t.kind <= 2 AND t.seq >= ? ORDER BY t.seq LIMIT ?",
         party.party_no, party.currency, first_seq, limit);
@@ -114,6 +116,8 @@ std::vector<v1::Payment> PaymentsFrom(Database& db, const PartyRow& party, int64
       payment.set_reference(rows.Text(4));
       payment.set_received_on(FormatDay(rows.IsNull(5) ? DayAt(rows.Int(6), party.time_zone) : rows.Int(5)));
       payment.set_booked_us(rows.Int(6));
+      payment.set_refunded_micro(rows.Int(7));
+      payment.set_held_back(rows.Int(8) == 1);
       payments.push_back(std::move(payment));
     }
   }
@@ -125,6 +129,53 @@ absl::StatusOr<v1::Payment> FindPayment(Database& db, const PartyRow& party, int
   std::vector<v1::Payment> found = PaymentsFrom(db, party, transfer_seq, 1);
   if (!found.empty() && static_cast<int64_t>(found[0].payment()) == transfer_seq) return std::move(found[0]);
   return absl::NotFoundError(absl::StrCat("`", party.name, "` has no payment ", transfer_seq));
+}
+
+absl::Status CheckRefund(const v1::RefundPaymentRequest& request, const PartyRow& party) {
+  if (party.depth == 0) return absl::InvalidArgumentError("party_name: the house pays nobody");
+  if (request.amount_micro() <= 0 || request.amount_micro() > kAmountMaxMicro) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("amount_micro: expected 1..", kAmountMaxMicro, ", found ", request.amount_micro()));
+  }
+  if (request.reference().empty() || request.reference().size() > kReferenceBytesMax ||
+      !OnOneLine(request.reference())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("reference: expected 1..", kReferenceBytesMax, " bytes: why, or how the money went back"));
+  }
+  return absl::OkStatus();
+}
+
+// What of which payment goes back, the newest first.
+struct RefundPart {
+  int64_t transfer_seq = 0, micro = 0;
+};
+absl::StatusOr<std::vector<RefundPart>> PlanRefund(Database& db, const PartyRow& party, int64_t payment,
+                                                   int64_t amount_micro) {
+  std::vector<RefundPart> parts;
+  int64_t left = 0, planned = 0;
+  const std::vector<PaymentLeft> payments = PaymentsLeft(db, party);
+  for (auto p = payments.rbegin(); p != payments.rend(); ++p) {
+    if (payment != 0 && p->transfer_seq != payment) continue;
+    left += p->left_micro;
+    const int64_t part = std::min(amount_micro - planned, p->left_micro);
+    if (part > 0) parts.push_back({p->transfer_seq, part});
+    planned += part;
+  }
+  const Funds funds = ReadFunds(db, party);
+  int64_t bought = 0;
+  {
+    Rows rows = db.Query(
+        "SELECT coalesce(sum(left_micro), 0) FROM credit_lot WHERE account_no = ? AND kind = 2 AND left_micro > 0",
+        funds.account_no);
+    if (rows.Next()) bought = rows.Int(0);
+  }
+  const int64_t possible = std::max<int64_t>(
+      0, std::min({left, UnallocatedMicro(db, party), bought, funds.posted_micro - funds.held_micro}));
+  if (amount_micro <= possible) return parts;
+  return absl::FailedPreconditionError(absl::StrCat("amount_micro: at most ", possible, " can be refunded, asked was ",
+                                                    amount_micro, ": payments have ", left, " left, of the balance ",
+                                                    bought, " was paid and not used, and ", funds.held_micro,
+                                                    " is held by running requests"));
 }
 
 v1::AllocatePaymentResponse Standing(Database& db, const PartyRow& party, int64_t amount_minor) {
@@ -164,8 +215,10 @@ absl::StatusOr<v1::Payment> RecordPayment(Database& db, const v1::RecordPaymentR
     Rows rows = db.Query("SELECT max(seq) FROM transfer");
     if (rows.Next()) seq = rows.Int(0);
   }
-  db.Execute("INSERT INTO payment (transfer_seq, party_no, amount_micro, method, received_day) VALUES (?, ?, ?, ?, ?)",
-             seq, party.party_no, request.amount_micro(), request.method(), received);
+  db.Execute(
+      "INSERT INTO payment (transfer_seq, party_no, amount_micro, method, received_day, held_back) "
+      "VALUES (?, ?, ?, ?, ?, ?)",
+      seq, party.party_no, request.amount_micro(), request.method(), received, request.hold_back() ? 1 : 0);
   if (invoice.invoice_no != 0) PayInvoice(db, party, invoice.invoice_no, OpenOf(invoice), seq, now_us);
   if (!request.hold_back()) AllocateOldestFirst(db, party, now_us);
   return FindPayment(db, party, seq);
@@ -198,7 +251,7 @@ absl::StatusOr<v1::AllocatePaymentResponse> AllocatePayment(Database& db, const 
   int64_t payment_left_micro = UnallocatedMicro(db, party);
   if (payment != 0) {
     GANTRY_ASSIGN_OR_RETURN(const v1::Payment found, FindPayment(db, party, payment));
-    payment_left_micro = found.amount_micro() - found.allocated_micro();
+    payment_left_micro = found.amount_micro() - found.allocated_micro() - found.refunded_micro();
   }
   int64_t allocated = 0;
   if (request.invoice_number().empty()) {
@@ -234,6 +287,38 @@ absl::StatusOr<v1::AllocatePaymentResponse> ReleaseAllocations(Database& db,
                      " is allocated to invoice ", request.invoice_number()));
   }
   return Standing(db, party, released);
+}
+
+absl::StatusOr<v1::RefundPaymentResponse> RefundPayment(Database& db, const v1::RefundPaymentRequest& request,
+                                                        int64_t now_us) {
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByName(db, request.party_name()));
+  GANTRY_RETURN_IF_ERROR(CheckRefund(request, party));
+  const auto payment = static_cast<int64_t>(request.payment());
+  if (payment != 0) GANTRY_RETURN_IF_ERROR(FindPayment(db, party, payment).status());
+  GANTRY_ASSIGN_OR_RETURN(const std::vector<RefundPart> parts, PlanRefund(db, party, payment, request.amount_micro()));
+  {
+    Journal journal(db);
+    const Account& customer = journal.Open(party.party_no, "customer", party.currency);
+    const Account& cash = journal.Open(party.parent_no, "cash", party.currency);
+    journal.Post({.debit_account = customer.account_no,
+                  .credit_account = cash.account_no,
+                  .amount_micro = request.amount_micro(),
+                  .kind = TransferKind::kRefund,
+                  .reference = request.reference(),
+                  .booked_us = now_us});
+    UseLotsOfKind(journal, customer, LotKind::kBought, request.amount_micro());
+  }
+  for (const RefundPart& part : parts) {
+    KnowPayment(db, party, part.transfer_seq);
+    db.Execute("UPDATE payment SET refunded_micro = refunded_micro + ? WHERE transfer_seq = ?", part.micro,
+               part.transfer_seq);
+  }
+  v1::RefundPaymentResponse response;
+  response.set_currency(party.currency);
+  response.set_amount_micro(request.amount_micro());
+  response.set_unallocated_micro(UnallocatedMicro(db, party));
+  response.set_available_micro(ReadFunds(db, party).available_micro);
+  return response;
 }
 
 }  // namespace gantry::billing

@@ -26,4 +26,10 @@ absl::StatusOr<v1::AllocatePaymentResponse> ReleaseAllocations(Database& db,
                                                                const v1::ReleaseAllocationsRequest& request,
                                                                int64_t now_us);
 
+// Takes money off the account again: it went back, or a payment that was recorded never came. INVALID_ARGUMENT: amount,
+// reference. NOT_FOUND: party, payment. FAILED_PRECONDITION: more than the payments have left, than was not used, or
+// than running requests leave free; says how much there is.
+absl::StatusOr<v1::RefundPaymentResponse> RefundPayment(Database& db, const v1::RefundPaymentRequest& request,
+                                                        int64_t now_us);
+
 }  // namespace gantry::billing

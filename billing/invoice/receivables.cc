@@ -10,22 +10,6 @@
 namespace gantry::billing {
 namespace {
 
-struct PaymentLeft {
-  int64_t transfer_seq = 0, amount_micro = 0, left_micro = 0, booked_us = 0;
-};
-
-std::vector<PaymentLeft> PaymentsLeft(Database& db, const PartyRow& party) {
-  std::vector<PaymentLeft> payments;
-  Rows rows = db.Query(
-      "SELECT t.seq, t.amount_micro, t.amount_micro - coalesce(p.allocated_micro, 0), t.booked_us FROM account a "
-      "JOIN transfer t ON t.credit_account = a.account_no LEFT JOIN payment p ON p.transfer_seq = t.seq "
-      "WHERE a.party_no = ? AND a.type = 'customer' AND a.currency = ? AND t.kind = 1 AND t.kind <= 2 "
-      "AND (p.transfer_seq IS NULL OR p.allocated_micro < p.amount_micro) ORDER BY t.seq",
-      party.party_no, party.currency);
-  while (rows.Next()) payments.push_back({rows.Int(0), rows.Int(1), rows.Int(2), rows.Int(3)});
-  return payments;
-}
-
 int64_t OpenMinor(Database& db, const PartyRow& party) {
   Rows rows = db.Query(
       "SELECT coalesce(sum(gross_minor - credited_minor - allocated_minor), 0) FROM receivable WHERE party_no = ? "
@@ -47,6 +31,33 @@ void AddAllocation(Database& db, int64_t transfer_seq, int64_t invoice_no, int64
 }
 
 }  // namespace
+
+std::vector<PaymentLeft> PaymentsLeft(Database& db, const PartyRow& party) {
+  std::vector<PaymentLeft> payments;
+  Rows rows = db.Query(
+      "SELECT t.seq, t.amount_micro - coalesce(p.allocated_micro + p.refunded_micro, 0), coalesce(p.held_back, 0) "
+      "FROM account a JOIN transfer t ON t.credit_account = a.account_no LEFT JOIN payment p ON p.transfer_seq = t.seq "
+      "WHERE a.party_no = ? AND a.type = 'customer' AND a.currency = ? AND t.kind = 1 AND t.kind <= 2 "
+      "AND (p.transfer_seq IS NULL OR p.allocated_micro + p.refunded_micro < p.amount_micro) ORDER BY t.seq",
+      party.party_no, party.currency);
+  while (rows.Next()) payments.push_back({rows.Int(0), rows.Int(1), rows.Int(2) == 1});
+  return payments;
+}
+
+void KnowPayment(Database& db, const PartyRow& party, int64_t transfer_seq) {
+  int64_t amount_micro = 0, booked_us = 0;
+  {
+    Rows rows = db.Query("SELECT amount_micro, booked_us FROM transfer WHERE seq = ?", transfer_seq);
+    if (rows.Next()) {
+      amount_micro = rows.Int(0);
+      booked_us = rows.Int(1);
+    }
+  }
+  db.Execute(
+      "INSERT INTO payment (transfer_seq, party_no, amount_micro, method, received_day) VALUES (?, ?, ?, 'top-up', ?) "
+      "ON CONFLICT (transfer_seq) DO NOTHING",
+      transfer_seq, party.party_no, amount_micro, DayAt(booked_us, party.time_zone));
+}
 
 std::vector<OpenInvoice> OpenInvoicesOf(Database& db, const PartyRow& party) {
   std::vector<OpenInvoice> open;
@@ -75,7 +86,7 @@ std::vector<Share> PlanShares(Database& db, const PartyRow& party, const ShareLi
   std::vector<Share> shares;
   for (const PaymentLeft& payment : PaymentsLeft(db, party)) {
     if (wanted == 0) break;
-    if (limits.payment != 0 && payment.transfer_seq != limits.payment) continue;
+    if (limits.payment == 0 ? payment.held_back : payment.transfer_seq != limits.payment) continue;
     const int64_t part = std::min(wanted, payment.left_micro / micro_per_minor);
     if (part == 0) continue;
     shares.push_back({payment.transfer_seq, part});
@@ -88,19 +99,7 @@ void Allocate(Database& db, const PartyRow& party, int64_t invoice_no, const std
               int64_t now_us) {
   const int64_t micro_per_minor = MicroPerMinor(static_cast<uint32_t>(MinorDigits(party.currency)));
   for (const Share& share : shares) {
-    int64_t amount_micro = 0, booked_us = 0;
-    {
-      Rows rows = db.Query("SELECT amount_micro, booked_us FROM transfer WHERE seq = ?", share.transfer_seq);
-      if (rows.Next()) {
-        amount_micro = rows.Int(0);
-        booked_us = rows.Int(1);
-      }
-    }
-    db.Execute(
-        "INSERT INTO payment (transfer_seq, party_no, amount_micro, method, received_day) VALUES (?, ?, ?, 'top-up', "
-        "?) "
-        "ON CONFLICT (transfer_seq) DO NOTHING",
-        share.transfer_seq, party.party_no, amount_micro, DayAt(booked_us, party.time_zone));
+    KnowPayment(db, party, share.transfer_seq);
     AddAllocation(db, share.transfer_seq, invoice_no, share.amount_minor, micro_per_minor, now_us);
   }
 }

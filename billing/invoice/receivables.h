@@ -37,7 +37,7 @@ struct Share {
 };
 struct ShareLimits {
   int64_t wanted_minor = 0;
-  int64_t payment = 0;         // of this one alone; 0: of all, oldest first
+  int64_t payment = 0;         // of this one alone; 0: of all that are not held back, oldest first
   int64_t new_open_minor = 0;  // of an invoice that becomes final with it and is not among the open ones yet
 };
 // Which parts of payments can pay as much of `wanted_minor` as possible.
@@ -55,8 +55,18 @@ void OpenReceivable(Database& db, const PartyRow& party, int64_t invoice_no, int
 void AddCredited(Database& db, int64_t invoice_no, int64_t gross_minor);
 void CloseVoid(Database& db, int64_t invoice_no);
 
-// Of all of a party's payments: what is allocated to nothing, without what has expired.
+// A payment, top-ups included, of which something is neither allocated nor refunded.
+struct PaymentLeft {
+  int64_t transfer_seq = 0;
+  int64_t left_micro = 0;
+  bool held_back = false;
+};
+// Oldest first.
+std::vector<PaymentLeft> PaymentsLeft(Database& db, const PartyRow& party);
+// Of all of them together, without what has expired.
 int64_t UnallocatedMicro(Database& db, const PartyRow& party);
+// Gives a transfer that is a payment its row, unless it has one.
+void KnowPayment(Database& db, const PartyRow& party, int64_t transfer_seq);
 
 // An open invoice, as alerts ask for it.
 struct InvoiceFact {

@@ -9,7 +9,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "billing/catalog/parties.h"
 #include "billing/invoice/invoice_test_util.h"
+#include "billing/ledger/credit.h"
 
 namespace gantry::billing {
 namespace {
@@ -104,11 +106,14 @@ TEST_F(Receivables, PaymentsCanBeHeldBackAndAllocatedByHand) {
   EXPECT_EQ(some->amount_minor(), 700);
   EXPECT_EQ(some->unallocated_micro(), 13'000'000);
   EXPECT_EQ(some->open_minor(), 2'900);
-  EXPECT_EQ(AllocateTo(books_, "acme", 0, "")->amount_minor(), 1'300) << "the rest, oldest first";
+  EXPECT_EQ(AllocateTo(books_, "acme", 0, "")->amount_minor(), 0) << "it pays only by its number";
+  ASSERT_TRUE(Pay(books_, "acme", 1'000'000).ok());
+  EXPECT_EQ(OpenOf(first), 1'100) << "others pay nothing in its stead";
+  EXPECT_EQ(AllocateTo(books_, "acme", payment->payment(), "")->amount_minor(), 1'300) << "the rest, oldest first";
   EXPECT_EQ(OpenOf(first), 0);
-  EXPECT_EQ(OpenOf(second), 1'600);
+  EXPECT_EQ(OpenOf(second), 1'500);
   const auto released = ReleaseFrom(books_, second.number());
-  EXPECT_EQ(released->amount_minor(), 800);
+  EXPECT_EQ(released->amount_minor(), 900);
   EXPECT_EQ(OpenOf(second), 2'400);
   ExpectSound(books_);
 }
@@ -116,11 +121,14 @@ TEST_F(Receivables, PaymentsCanBeHeldBackAndAllocatedByHand) {
 TEST_F(Receivables, AllocationsAreBoundedByPaymentAndInvoice) {
   const v1::Invoice invoice = Invoice(1'000);
   const auto payment = Pay(books_, "acme", 5'000'000, "", /*hold_back=*/true);
+  const absl::Status held_back = AllocateTo(books_, "acme", 0, invoice.number()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(held_back)) << held_back;
   const absl::Status beyond = AllocateTo(books_, "acme", payment->payment(), invoice.number(), 501).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(beyond)) << beyond;
   EXPECT_THAT(std::string(beyond.message()), HasSubstr("the invoice has 1200 open, payments have 500 left"));
-  ASSERT_TRUE(Pay(books_, "acme", 20'000'000, "", /*hold_back=*/true).ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(AllocateTo(books_, "acme", 0, invoice.number(), 1'201).status()));
+  const auto more = Pay(books_, "acme", 20'000'000, "", /*hold_back=*/true);
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(AllocateTo(books_, "acme", more->payment(), invoice.number(), 1'201).status()));
   EXPECT_EQ(OpenOf(invoice), 1'200) << "all or nothing of an amount that was asked for";
   EXPECT_TRUE(absl::IsInvalidArgument(AllocateTo(books_, "acme", 0, "", 5).status())) << "of which invoice?";
   EXPECT_TRUE(absl::IsInvalidArgument(AllocateTo(books_, "acme", 0, invoice.number(), -5).status()));
@@ -224,6 +232,85 @@ TEST_F(Receivables, CreditThatExpiredPaysNothing) {
   EXPECT_EQ(first.due_minor(), 60);
   EXPECT_EQ(Owed(), 600'000);
   EXPECT_EQ(Posted(), -600'000);
+  ExpectSound(books_);
+}
+
+TEST_F(Receivables, RefundsTakeWhatPaymentsHaveLeft) {
+  const v1::Invoice invoice = Invoice(1'000);
+  const auto first = Pay(books_, "acme", 15'000'000);
+  const auto second = Pay(books_, "acme", 2'000'000);
+  EXPECT_EQ(Posted(), 5'000'000);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Refund(books_, "acme", 3'000'001, first->payment()).status()));
+  ASSERT_TRUE(Refund(books_, "acme", 1'000'000, first->payment()).ok());
+  const auto rest = Refund(books_, "acme", 3'500'000);
+  ASSERT_TRUE(rest.ok()) << rest.status();
+  EXPECT_EQ(rest->unallocated_micro(), 500'000);
+  EXPECT_EQ(Posted(), 500'000);
+  EXPECT_EQ(Owed(), -500'000);
+  v1::ListPaymentsRequest request;
+  request.set_party_name("acme");
+  const auto list = books_.Get<v1::ListPaymentsResponse>([&](Database& db) { return ListPayments(db, request); });
+  EXPECT_EQ(list.payments(0).refunded_micro(), 2'500'000) << "the newest first, then the rest of it";
+  EXPECT_EQ(list.payments(1).refunded_micro(), 2'000'000);
+  const absl::Status beyond = Refund(books_, "acme", 500'001).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(beyond));
+  EXPECT_THAT(std::string(beyond.message()), HasSubstr("at most 500000 can be refunded"));
+  ExpectSound(books_);
+}
+
+TEST_F(Receivables, RefundsAreChecked) {
+  ASSERT_TRUE(Pay(books_, "acme", 5'000'000).ok());
+  Give(books_, "acme", 5'000'000);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Refund(books_, "acme", 5'000'001).status()))
+      << "what was given is not paid out";
+  EXPECT_FALSE(books_.SliceOf(acme_, 8'000'000).IsZero());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Refund(books_, "acme", 2'000'001).status())) << "held by running requests";
+  EXPECT_TRUE(absl::IsInvalidArgument(Refund(books_, "acme", 0).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Refund(books_, "acme", 1'000'000'000'000'001).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Refund(books_, "house", 1).status()));
+  EXPECT_TRUE(absl::IsNotFound(Refund(books_, "nobody", 1).status()));
+  EXPECT_TRUE(absl::IsNotFound(Refund(books_, "acme", 1, 99'999).status()));
+  v1::RefundPaymentRequest request;
+  request.set_party_name("acme");
+  request.set_amount_micro(1);
+  const auto no_reference =
+      Try<v1::RefundPaymentResponse>(books_, [&](Database& db) { return RefundPayment(db, request, books_.now_us()); });
+  EXPECT_TRUE(absl::IsInvalidArgument(no_reference.status()));
+  EXPECT_EQ(Owed(), -5'000'000) << "nothing went back";
+}
+
+// ---- closing ----
+
+TEST_F(Receivables, AClosedCustomersLastMonthEndsWithItsLastRequest) {
+  const Id16 slice = books_.SliceOf(acme_, 5'000'000);
+  v1::UsageRecord record = books_.Record(slice, 0, 1'250'000);
+  record.set_party_id(acme_.ToBytes());
+  books_.Append(record);
+  books_.Append(books_.Witness(record, 1'250'000));
+  ASSERT_TRUE(Pay(books_, "acme", 3'000'000).ok());
+  books_.Do([&](Database& db) {
+    v1::SetPartyStatusRequest request;
+    request.set_party_id(acme_.ToBytes());
+    request.set_status(v1::PARTY_STATUS_CLOSED);
+    return SetPartyStatus(db, request).status();
+  });
+  const absl::Status held = Finalize(books_, "acme", "2026-11").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(held)) << held;
+  EXPECT_THAT(std::string(held.message()), HasSubstr("held by requests that may still run"));
+  books_.Do([&](Database& db) {
+    v1::ReturnSliceRequest request;
+    request.set_slice_id(slice.ToBytes());
+    request.set_close(true);
+    return ReturnSlice(db, request, books_.now_us()).status();
+  });
+  EXPECT_TRUE(absl::IsFailedPrecondition(Finalize(books_, "acme", "2026-12").status())) << "not begun";
+  const auto last = Finalize(books_, "acme", "2026-11");
+  ASSERT_TRUE(last.ok()) << last.status();
+  EXPECT_EQ(last->total_minor(), 120);
+  EXPECT_EQ(last->issued_on(), "2026-11-10");
+  ASSERT_TRUE(Refund(books_, "acme", 1'800'000).ok()) << "what is left goes back";
+  EXPECT_EQ(Posted(), 0);
+  EXPECT_EQ(Owed(), 0);
   ExpectSound(books_);
 }
 
@@ -592,6 +679,7 @@ TEST_F(Receivables, WhateverHappensStatementLedgerAndAuditAgree) {
           }
           break;
         case 7:
+          Refund(books_, "acme", amount * 3'333).IgnoreError();
           AllocateTo(books_, "acme", 0, "").IgnoreError();
           books_.Do([&](Database& db) { return ExpireLots(db, books_.now_us(), 10).status(); });
           break;

@@ -71,6 +71,13 @@ void AddPayments(Database& db, int64_t account_no, std::vector<v1::StatementEntr
           Entry(rows.Int(0), "payment", absl::StrCat("payment ", rows.Int(1)), std::move(text), -rows.Int(2)));
     }
   }
+  {
+    Rows rows = db.Query(
+        "SELECT t.booked_us, t.amount_micro, t.reference FROM transfer t WHERE t.debit_account = ? AND t.kind > 3 "
+        "AND t.kind = 13 AND t.source = 0",
+        account_no);
+    while (rows.Next()) entries->push_back(Entry(rows.Int(0), "refund", "", rows.Text(2), rows.Int(1)));
+  }
   Rows rows = db.Query(
       "SELECT t.booked_us, t.source, t.amount_micro, t.kind FROM transfer t JOIN credit_lot l ON l.lot_no = t.source "
       "WHERE t.debit_account = ? AND t.kind > 3 AND t.kind IN (7, 13) AND l.kind = 2",

@@ -21,6 +21,7 @@ const char* KindText(const std::string& kind) {
   if (kind == "void") return "Void";
   if (kind == "credit_note") return "Credit note";
   if (kind == "payment") return "Payment";
+  if (kind == "refund") return "Refund";
   if (kind == "expiry") return "Expired";
   return "Other";
 }

@@ -74,6 +74,7 @@ constexpr AccessRule kRules[] = {
     {"ListPaymentsRequest", Right::kSee, Reach::kWithin, Names::kParty, "party_name"},
     {"AllocatePaymentRequest", Right::kMoney, Reach::kBelow, Names::kParty, "party_name"},
     {"ReleaseAllocationsRequest", Right::kMoney, Reach::kBelow, Names::kInvoice, "invoice_number"},
+    {"RefundPaymentRequest", Right::kMoney, Reach::kBelow, Names::kParty, "party_name"},
     {"GetStatementRequest", Right::kSee, Reach::kWithin, Names::kParty, "party_name"},
 
     {"GetReceiptRequest", Right::kUsage, Reach::kWithin, Names::kParty, "party_name"},

@@ -86,6 +86,12 @@ class InvoiceService final : public v1::InvoiceAdmin::CallbackService {
         context_, call, request, response, request->invoice_number(), absl::StrCat("payment ", request->payment()),
         [request](Database& db, Change& change) { return billing::ReleaseAllocations(db, *request, change.now_us); });
   }
+  grpc::ServerUnaryReactor* RefundPayment(grpc::CallbackServerContext* call, const v1::RefundPaymentRequest* request,
+                                          v1::RefundPaymentResponse* response) override {
+    return AnswerOnce(context_, call, "RefundPayment", request, response, request->party_name(),
+                      absl::StrCat(request->amount_micro(), " micro-units, ", request->reference()),
+                      [request](Database& db, int64_t now_us) { return billing::RefundPayment(db, *request, now_us); });
+  }
   grpc::ServerUnaryReactor* GetStatement(grpc::CallbackServerContext* call, const v1::GetStatementRequest* request,
                                          v1::Statement* response) override {
     return Ask(context_, call, request, response, [this, request](Database& db, const Caller&) {

@@ -169,7 +169,8 @@ TEST_F(InvoiceServiceTest, EveryChangeNeedsAnIdempotencyKey) {
         code(&Stub::CreateCreditNote, v1::CreateCreditNoteRequest()),
         code(&Stub::VoidInvoice, v1::VoidInvoiceRequest()), code(&Stub::RecordPayment, v1::RecordPaymentRequest()),
         code(&Stub::AllocatePayment, v1::AllocatePaymentRequest()),
-        code(&Stub::ReleaseAllocations, v1::ReleaseAllocationsRequest())}) {
+        code(&Stub::ReleaseAllocations, v1::ReleaseAllocationsRequest()),
+        code(&Stub::RefundPayment, v1::RefundPaymentRequest())}) {
     EXPECT_EQ(found, grpc::StatusCode::INVALID_ARGUMENT);
   }
 }

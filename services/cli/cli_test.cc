@@ -89,6 +89,7 @@ TEST_F(CliTest, WrongCommandLinesGetOneLineAndExitCode2) {
       {{"payment", "record", "--tenant", "demo", "ten", "--method", "cash"}, "gantry: amount `ten` is not valid"},
       {{"payment", "record", "--tenant", "demo", "5"}, "gantry payment record: --method is required"},
       {{"payment", "allocate", "--tenant", "demo", "--amount", "5"}, "gantry: --amount goes with --invoice"},
+      {{"payment", "refund", "--tenant", "demo", "5"}, "gantry payment refund: --reference is required"},
       {{"statement"}, "gantry statement: --tenant is required"},
       {{"statement", "--tenant", "demo", "--format", "pdf"}, "gantry: a PDF is not for the terminal: --output FILE"},
       {{"profile", "set", "demo", "--tax", "X"}, "gantry: tax `X` is not valid: expected"},

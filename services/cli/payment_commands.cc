@@ -60,7 +60,7 @@ absl::StatusOr<int> ListAll(const PaymentOptions& options, const Invocation& inv
   request.set_page_size(kPageRows);
   GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  Table table({">PAYMENT", "RECEIVED", "METHOD", "REFERENCE", ">AMOUNT", ">LEFT", "", "PAYS"});
+  Table table({">PAYMENT", "RECEIVED", "METHOD", "REFERENCE", ">AMOUNT", ">REFUNDED", ">LEFT", "", "PAYS"});
   do {
     GANTRY_ASSIGN_OR_RETURN(const v1::ListPaymentsResponse page, client.Call(&Invoices::ListPayments, request));
     for (const v1::Payment& payment : page.payments()) {
@@ -69,7 +69,7 @@ absl::StatusOr<int> ListAll(const PaymentOptions& options, const Invocation& inv
         allocations.push_back({{"invoice", allocation.invoice_number()},
                                {"amount", billing::FormatMinor(allocation.amount_minor(), payment.minor_digits())}});
       }
-      const int64_t left = payment.amount_micro() - payment.allocated_micro();
+      const int64_t left = payment.amount_micro() - payment.allocated_micro() - payment.refunded_micro();
       list.push_back({{"payment", payment.payment()},
                       {"received_on", payment.received_on()},
                       {"booked", FormatTimeJson(payment.booked_us())},
@@ -77,14 +77,33 @@ absl::StatusOr<int> ListAll(const PaymentOptions& options, const Invocation& inv
                       {"reference", payment.reference()},
                       {"currency", payment.currency()},
                       {"amount", FormatMicro(payment.amount_micro())},
+                      {"refunded", FormatMicro(payment.refunded_micro())},
                       {"left", FormatMicro(left)},
+                      {"held_back", payment.held_back()},
                       {"allocations", std::move(allocations)}});
       table.Add({absl::StrCat(payment.payment()), payment.received_on(), payment.method(), payment.reference(),
-                 FormatMicro(payment.amount_micro()), FormatMicro(left), payment.currency(), AllocationsText(payment)});
+                 FormatMicro(payment.amount_micro()), FormatMicro(payment.refunded_micro()), FormatMicro(left),
+                 payment.currency(),
+                 payment.held_back() && payment.allocations_size() == 0 ? "held back" : AllocationsText(payment)});
     }
     request.set_page_token(page.next_page_token());
   } while (!request.page_token().empty());
   *invocation.out << (options.json ? list.dump(2) + "\n" : table.Render());
+  return 0;
+}
+
+absl::StatusOr<int> Refund(const PaymentOptions& options, const Invocation& invocation) {
+  v1::RefundPaymentRequest request;
+  request.set_party_name(options.tenant);
+  GANTRY_ASSIGN_OR_RETURN(const int64_t micro, ParseMicro(options.amount));
+  request.set_amount_micro(micro);
+  request.set_payment(options.payment);
+  request.set_reference(options.reference);
+  GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
+  GANTRY_ASSIGN_OR_RETURN(const v1::RefundPaymentResponse response,
+                          client.CallOnce(&Invoices::RefundPayment, request, options.idempotency_key));
+  *invocation.out << "refunded " << FormatMicro(response.amount_micro()) << " " << response.currency()
+                  << "; payments have " << FormatMicro(response.unallocated_micro()) << " left\n";
   return 0;
 }
 
@@ -154,7 +173,7 @@ absl::StatusOr<int> ShowStatement(const PaymentOptions& options, const Invocatio
 
 void AddPaymentCommands(CLI::App& app, Invocation& invocation) {
   auto options = std::make_shared<PaymentOptions>();
-  CLI::App* group = AddGroup(app, "payment", "money that came in: record, list, allocate, release");
+  CLI::App* group = AddGroup(app, "payment", "money that came in: record, list, allocate, release, refund");
 
   CLI::App* record = AddCommand(
       *group, invocation, "record", "book a payment; it pays open invoices, the rest is credit",
@@ -167,7 +186,7 @@ void AddPaymentCommands(CLI::App& app, Invocation& invocation) {
   record->add_option("--reference", options->reference, "as the bank shows it, at most 140 bytes")->type_name("TEXT");
   record->add_option("--received-on", options->received_on, "default: today")->type_name("YYYY-MM-DD");
   record->add_option("--invoice", options->invoice, "pays this one first; default: the oldest")->type_name("N");
-  record->add_flag("--hold-back", options->hold_back, "pays nothing until it is allocated by hand");
+  record->add_flag("--hold-back", options->hold_back, "pays only what it is allocated to by its number");
   AddIdempotencyKey(*record, &options->idempotency_key);
 
   CLI::App* list = AddCommand(*group, invocation, "list", "payments and top-ups, and what they paid",
@@ -182,7 +201,8 @@ void AddPaymentCommands(CLI::App& app, Invocation& invocation) {
                  "gantry payment allocate --tenant acme --payment 17 --invoice G2026-000017 --amount 40",
                  [=, &invocation] { return Allocate(*options, invocation); });
   allocate->add_option("--tenant", options->tenant, "whose payments and invoices")->required()->type_name("T");
-  allocate->add_option("--payment", options->payment, "of this one; default: of all")->type_name("P");
+  allocate->add_option("--payment", options->payment, "of this one; default: of all that are not held back")
+      ->type_name("P");
   allocate->add_option("--invoice", options->invoice, "to this one; default: to all open ones")->type_name("N");
   allocate->add_option("--amount", options->amount, "default: as much as possible")->type_name("AMOUNT");
   AddIdempotencyKey(*allocate, &options->idempotency_key);
@@ -193,6 +213,18 @@ void AddPaymentCommands(CLI::App& app, Invocation& invocation) {
   release->add_option("--invoice", options->invoice, "of which invoice")->required()->type_name("N");
   release->add_option("--payment", options->payment, "of this payment; default: of all")->type_name("P");
   AddIdempotencyKey(*release, &options->idempotency_key);
+
+  CLI::App* refund = AddCommand(*group, invocation, "refund", "book money that went back, or a payment that never came",
+                                "gantry payment refund --tenant acme 20 --reference \"closed, wire back 2026-08-03\"\n"
+                                "gantry payment refund --tenant acme 120 --payment 42 --reference \"recorded twice\"",
+                                [=, &invocation] { return Refund(*options, invocation); });
+  refund->add_option("--tenant", options->tenant, "whose account")->required()->type_name("T");
+  refund->add_option("AMOUNT", options->amount, "of what payments have left")->required();
+  refund->add_option("--payment", options->payment, "of this one; default: of all, newest first")->type_name("P");
+  refund->add_option("--reference", options->reference, "why, or how it went back; 1..140 bytes")
+      ->required()
+      ->type_name("TEXT");
+  AddIdempotencyKey(*refund, &options->idempotency_key);
 
   CLI::App* statement = AddCommand(
       app, invocation, "statement", "an account: what was invoiced and paid, with opening and closing balance",

@@ -148,9 +148,12 @@ CREATE TABLE payment (
   transfer_seq INTEGER PRIMARY KEY REFERENCES transfer,
   party_no INTEGER NOT NULL REFERENCES party,
   amount_micro INTEGER NOT NULL CHECK (amount_micro > 0),
-  allocated_micro INTEGER NOT NULL DEFAULT 0 CHECK (allocated_micro BETWEEN 0 AND amount_micro),
+  allocated_micro INTEGER NOT NULL DEFAULT 0 CHECK (allocated_micro >= 0),
+  refunded_micro INTEGER NOT NULL DEFAULT 0 CHECK (refunded_micro >= 0),
+  held_back INTEGER NOT NULL DEFAULT 0 CHECK (held_back IN (0, 1)),   -- 1: pays only what it is allocated to by its number
   method TEXT NOT NULL,
-  received_day INTEGER NOT NULL             -- days since 1970-01-01
+  received_day INTEGER NOT NULL,            -- days since 1970-01-01
+  CHECK (allocated_micro + refunded_micro <= amount_micro)
 ) STRICT;
 CREATE INDEX payment_by_party ON payment (party_no);
 
