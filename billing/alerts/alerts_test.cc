@@ -133,7 +133,7 @@ TEST_F(AlertsTest, ABudgetIsToldToItsPartyAndAgainInTheNextDay) {
 TEST_F(AlertsTest, AParkedPartyIsToldToTheHouse) {
   books_.Do([&](Database& db) {
     absl::StatusOr<PartyRow> party = PartyById(db, books_.tenant());
-    Park(db, party->party_no, "transfer 7: is not what was written", books_.now_us());
+    Park(db, party->party_no, "transfer 7", "is not what was written", books_.now_us());
     return absl::OkStatus();
   });
   EXPECT_THAT(Told(), ElementsAre("party.parked: demo is parked"));

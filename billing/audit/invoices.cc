@@ -255,10 +255,9 @@ void CheckAllocations(Database& db, const std::map<int64_t, Invoice>& invoices, 
     }
   }
   {
-    // Those of a party that was closed name their lots instead.
     Rows rows = db.Query(
         "SELECT a.party_no, sum(t.amount_micro) FROM transfer t JOIN account a ON a.account_no = t.debit_account "
-        "WHERE t.source = 0 AND t.kind > 3 AND t.kind = 13 GROUP BY a.party_no");
+        "WHERE t.kind > 3 AND t.kind = 13 GROUP BY a.party_no");
     while (rows.Next()) refunded[rows.Int(0)] -= rows.Int(1);
   }
   for (const auto& [party, rest] : refunded) {

@@ -7,6 +7,7 @@
 #include "billing/catalog/parties.h"
 #include "billing/catalog/periods.h"
 #include "billing/invoice/invoice.h"
+#include "billing/invoice/payments.h"
 #include "billing/ledger/lots.h"
 #include "billing/parties/party_tree.h"
 #include "billing/people/users.h"
@@ -85,6 +86,13 @@ absl::Status InvoiceTheRest(Database& db, const PartyRow& party, int64_t now_us)
   return absl::OkStatus();
 }
 
+int64_t PaidAndNotUsed(Database& db, const PartyRow& party) {
+  return Count(
+      db.Query("SELECT coalesce(sum(l.left_micro), 0) FROM credit_lot l JOIN account a USING (account_no) "
+               "WHERE a.party_no = ? AND a.type = 'customer' AND l.kind = 2 AND l.left_micro > 0",
+               party.party_no));
+}
+
 void Erase(Database& db, const PartyRow& party, int64_t now_us) {
   EraseUsers(db, party.party_no, now_us);
   db.Execute("UPDATE api_key SET label = '', cidrs = '' WHERE party_no = ?", party.party_no);
@@ -107,11 +115,18 @@ absl::Status Finish(Database& db, const PartyRow& party, v1::Leftover leftover, 
     return absl::FailedPreconditionError(
         absl::StrCat("it to pay ", -funds.posted_micro, " millionths of ", party.currency));
   }
-  GANTRY_ASSIGN_OR_RETURN(const PaidOut paid,
-                          PayOutLots(db, party, /*refund=*/leftover == v1::LEFTOVER_REFUND, now_us));
+  const int64_t paid_in = leftover == v1::LEFTOVER_REFUND ? PaidAndNotUsed(db, party) : 0;
+  if (paid_in > 0) {
+    v1::RefundPaymentRequest refund;
+    refund.set_party_name(party.name);
+    refund.set_amount_micro(paid_in);
+    refund.set_reference("account closed");
+    GANTRY_RETURN_IF_ERROR(RefundPayment(db, refund, now_us).status());
+  }
+  const int64_t kept = ForfeitLots(db, party, now_us);
   Erase(db, party, now_us);
   db.Execute("UPDATE closing SET waits_for = '', done_us = ?, refunded_micro = ?, kept_micro = ? WHERE party_no = ?",
-             now_us, paid.refunded_micro, paid.kept_micro, party.party_no);
+             now_us, paid_in, kept, party.party_no);
   return absl::OkStatus();
 }
 

@@ -74,18 +74,17 @@ void AddPayments(Database& db, int64_t account_no, std::vector<v1::StatementEntr
   {
     Rows rows = db.Query(
         "SELECT t.booked_us, t.amount_micro, t.reference FROM transfer t WHERE t.debit_account = ? AND t.kind > 3 "
-        "AND t.kind = 13 AND t.source = 0",
+        "AND t.kind = 13",
         account_no);
     while (rows.Next()) entries->push_back(Entry(rows.Int(0), "refund", "", rows.Text(2), rows.Int(1)));
   }
   Rows rows = db.Query(
-      "SELECT t.booked_us, t.source, t.amount_micro, t.kind FROM transfer t JOIN credit_lot l ON l.lot_no = t.source "
-      "WHERE t.debit_account = ? AND t.kind > 3 AND t.kind IN (7, 13) AND l.kind = 2",
+      "SELECT t.booked_us, t.source, t.amount_micro FROM transfer t JOIN credit_lot l ON l.lot_no = t.source "
+      "WHERE t.debit_account = ? AND t.kind > 3 AND t.kind = 7 AND l.kind = 2",
       account_no);
   while (rows.Next()) {
-    const bool refund = rows.Int(3) == static_cast<int64_t>(TransferKind::kRefund);
-    entries->push_back(Entry(rows.Int(0), refund ? "refund" : "expiry", absl::StrCat("credit lot ", rows.Int(1)),
-                             refund ? "what was not used, paid back" : "credit that expired unused", rows.Int(2)));
+    entries->push_back(Entry(rows.Int(0), "expiry", absl::StrCat("credit lot ", rows.Int(1)),
+                             "credit that expired unused", rows.Int(2)));
   }
 }
 

@@ -40,7 +40,7 @@ enum class TransferKind {
   kTax = 10,           // customer -> tax
   kCreditNote = 11,    // revenue, tax -> customer
   kVoid = 12,          // the postings of an invoice (8, 9, 10) the other way
-  kRefund = 13,        // customer -> cash: what was paid and not used goes back; source: its lot when a party is closed
+  kRefund = 13,        // customer -> cash: what was paid and not used goes back
 };
 const char* TransferKindName(TransferKind kind);  // "top_up", …
 

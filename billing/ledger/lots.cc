@@ -38,38 +38,32 @@ absl::Status PostCredit(Database& db, const PartyRow& party, const Credit& credi
   return absl::OkStatus();
 }
 
-absl::StatusOr<PaidOut> PayOutLots(Database& db, const PartyRow& party, bool refund, int64_t now_us) {
-  struct Lot {
-    int64_t lot_no, left;
-    bool paid;
-  };
-  std::vector<Lot> lots;
+int64_t ForfeitLots(Database& db, const PartyRow& party, int64_t now_us) {
+  std::vector<std::pair<int64_t, int64_t>> lots;
   {
     Rows rows = db.Query(
-        "SELECT l.lot_no, l.left_micro, l.kind FROM credit_lot l JOIN account a USING (account_no) "
+        "SELECT l.lot_no, l.left_micro FROM credit_lot l JOIN account a USING (account_no) "
         "WHERE a.party_no = ? AND a.type = 'customer' AND a.currency = ? AND l.left_micro > 0",
         party.party_no, party.currency);
-    while (rows.Next())
-      lots.push_back({rows.Int(0), rows.Int(1), rows.Int(2) == static_cast<int64_t>(LotKind::kBought)});
+    while (rows.Next()) lots.emplace_back(rows.Int(0), rows.Int(1));
   }
-  PaidOut out;
+  int64_t forfeited = 0;
   Journal journal(db);
   const Account& customer = journal.Open(party.party_no, "customer", party.currency);
+  const Account& breakage = journal.Open(party.parent_no, "breakage", party.currency);
   journal.ForgetLot(customer);
-  for (const Lot& lot : lots) {
-    const bool back = refund && lot.paid;
-    const Account& to = journal.Open(party.parent_no, back ? "cash" : "breakage", party.currency);
+  for (const auto& [lot_no, left] : lots) {
     journal.Post({.debit_account = customer.account_no,
-                  .credit_account = to.account_no,
-                  .amount_micro = lot.left,
-                  .kind = back ? TransferKind::kRefund : TransferKind::kExpiry,
-                  .source = lot.lot_no,
-                  .reference = absl::StrCat("credit lot ", lot.lot_no, ", party closed"),
+                  .credit_account = breakage.account_no,
+                  .amount_micro = left,
+                  .kind = TransferKind::kExpiry,
+                  .source = lot_no,
+                  .reference = absl::StrCat("credit lot ", lot_no, ", party closed"),
                   .booked_us = now_us});
-    db.Execute("UPDATE credit_lot SET left_micro = 0 WHERE lot_no = ?", lot.lot_no);
-    (back ? out.refunded_micro : out.kept_micro) += lot.left;
+    db.Execute("UPDATE credit_lot SET left_micro = 0 WHERE lot_no = ?", lot_no);
+    forfeited += left;
   }
-  return out;
+  return forfeited;
 }
 
 int64_t UseLotsOfKind(Journal& journal, const Account& account, LotKind kind, int64_t micro) {
@@ -109,7 +103,7 @@ LotUse LotUseOf(Database& db, int64_t account_no, LotKind kind, int64_t granted_
   }
   Rows rows = db.Query(
       "SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t JOIN credit_lot l ON l.lot_no = t.source "
-      "WHERE t.debit_account = ?1 AND t.kind > 3 AND t.kind IN (7, 13) AND l.kind = ?2 AND l.granted_us < ?3",
+      "WHERE t.debit_account = ?1 AND t.kind > 3 AND t.kind = 7 AND l.kind = ?2 AND l.granted_us < ?3",
       account_no, static_cast<int64_t>(kind), granted_before_us);
   if (rows.Next()) use.expired_micro = rows.Int(0);
   use.used_micro -= use.expired_micro;

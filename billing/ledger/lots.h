@@ -48,12 +48,7 @@ LotUse LotUseOf(Database& db, int64_t account_no, LotKind kind, int64_t granted_
 // many were booked.
 absl::StatusOr<int> ExpireLots(Database& db, int64_t now_us, int limit);
 
-// Takes all that is left of a party's lots off its account: what was paid in goes back out of cash when `refund`, all
-// else is the seller's (breakage).
-struct PaidOut {
-  int64_t refunded_micro = 0;
-  int64_t kept_micro = 0;
-};
-absl::StatusOr<PaidOut> PayOutLots(Database& db, const PartyRow& party, bool refund, int64_t now_us);
+// Takes all that is left of a party's lots off its account: it is the seller's (breakage). How much.
+int64_t ForfeitLots(Database& db, const PartyRow& party, int64_t now_us);
 
 }  // namespace gantry::billing
