@@ -1,7 +1,7 @@
 // How fast billing takes usage, and what it costs on disk. The disk's fsync time stands beside the figures: durable
 // means FULL here, as in operation.
 //
-//   billing_benchmark [--events N] [--dir D] [--json]
+//   billing_benchmark [--events N] [--seconds S] [--only PART] [--dir D] [--json]
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -13,18 +13,26 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
-
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "billing/audit/audit.h"
+#include "billing/bench/report.h"
+#include "billing/bench/rpc_load.h"
 #include "billing/bench/sample.h"
+#include "billing/catalog/keys.h"
 #include "billing/catalog/periods.h"
 #include "billing/invoice/invoice.h"
 #include "billing/ledger/credit.h"
+#include "billing/usage/recount.h"
 #include "billing/usage/usage.h"
+#include "engine/base/status_macros.h"
 
 namespace gantry::billing {
 namespace {
@@ -33,6 +41,12 @@ using SteadyClock = std::chrono::steady_clock;
 
 constexpr int kBatch = 256;          // records a batch, as a busy gateway sends them
 constexpr int kBatchesInFlight = 8;  // what the group commit finds waiting
+constexpr int kEventsInMemory = 200'000;
+constexpr int64_t kSliceMicro = 900'000'000;
+constexpr int kStreams = 4;  // gateways, and workers
+// At which latencies are told, and records a batch then: what a gateway has after a few milliseconds.
+constexpr int kPacedPerS = 2'500, kPacedBatch = 10;
+constexpr int kReservesPerS = 500;
 
 double SecondsSince(SteadyClock::time_point start) {
   return std::chrono::duration<double>(SteadyClock::now() - start).count();
@@ -102,15 +116,15 @@ struct Batches {
 };
 
 // With holds of their own and both witnesses, or of a slice and of prompts alone, which need no second witness.
-Batches MakeBatches(Sample& sample, int events, bool own_holds) {
+Batches MakeBatches(Sample& sample, int events, int batch, bool own_holds) {
   Batches batches;
-  for (int begin = 0; begin < events; begin += kBatch) {
+  for (int begin = 0; begin < events; begin += batch) {
     v1::UsageBatch usage;
     v1::WitnessBatch witnesses;
     usage.set_gateway_id(sample.gateway_id().ToBytes());
     usage.set_gateway_epoch(1);
     witnesses.set_worker_id(sample.worker_id());
-    for (int i = begin; i < std::min(events, begin + kBatch); ++i) {
+    for (int i = begin; i < std::min(events, begin + batch); ++i) {
       SampleRequest request = sample.Next();
       if (own_holds) {
         batches.holds.push_back(sample.HoldFor(&request, 20'000));
@@ -162,80 +176,205 @@ absl::Status Feed(Store& store, const Batches& batches, bool witnesses) {
   return flight.Wait();
 }
 
+absl::Status Ask(Store& store, const Store::Command& query) {
+  absl::Notification over;
+  absl::Status result;
+  store.ReadFor(std::chrono::minutes(30), query, [&](absl::Status status) {
+    result = std::move(status);
+    over.Notify();
+  });
+  over.WaitForNotification();
+  return result;
+}
+
 int64_t FileBytes(const std::string& path) {
   struct stat info {};
   return stat(path.c_str(), &info) == 0 ? info.st_size : 0;
 }
 
-struct Report {
-  nlohmann::ordered_json json;
-  bool as_json = false;
-  void Add(const char* name, double value, const char* unit, const std::string& note) {
-    json[name] = value;
-    if (!as_json) std::printf("%-34s %12.1f %-10s %s\n", name, value, unit, note.c_str());
-    std::fflush(stdout);
-  }
+// What one set of books is fed with.
+struct Plan {
+  const char* name;
+  SampleOptions sample;
+  bool own_holds = false;  // a hold for each request, both witnesses; else slices and prompts alone
 };
 
-absl::Status Run(int events, const std::string& dir, Report* report) {
-  report->Add("fsync_ms", FsyncMs(dir), "ms", "4 KiB, median of 50");
-  const auto measure = [&](const char* name, const SampleOptions& options, bool own_holds, bool witnesses,
-                           const std::function<absl::Status(Store&, Sample&)>& after) -> absl::Status {
-    const std::string path = absl::StrCat(dir, "/", name, ".db");
-    absl::StatusOr<std::unique_ptr<Store>> store = Store::Open({.path = path});
-    if (!store.ok()) return store.status();
-    absl::StatusOr<Sample> sample = Sample::Make(**store, options, NowUs());
-    if (!sample.ok()) return sample.status();
-    if (!own_holds) {
-      absl::Status granted = sample->GrantSlices(**store, 900'000'000, NowUs());
-      if (!granted.ok()) return granted;
-    }
-    const Batches batches = MakeBatches(*sample, events, own_holds);
-    const int64_t bytes_before = FileBytes(path);
-    absl::Status status = ReserveAll(**store, batches.holds);
-    if (!status.ok()) return status;
+std::string BooksDir(const std::string& dir, const Plan& plan) {
+  return absl::StrCat(dir, "/", plan.name);
+}
+
+absl::StatusOr<std::unique_ptr<Store>> OpenBooks(const std::string& dir, const Plan& plan) {
+  std::filesystem::create_directories(BooksDir(dir, plan));
+  GANTRY_RETURN_IF_ERROR(LoadOrCreatePepper(BooksDir(dir, plan) + "/pepper").status());
+  return Store::Open({.path = BooksDir(dir, plan) + "/gantry.db"});
+}
+
+absl::StatusOr<Sample> MakeSample(Store& store, const Plan& plan) {
+  GANTRY_ASSIGN_OR_RETURN(Sample sample, Sample::Make(store, plan.sample, NowUs()));
+  if (!plan.own_holds) GANTRY_RETURN_IF_ERROR(sample.GrantSlices(store, kSliceMicro, NowUs()));
+  return sample;
+}
+
+// In process: rate, CPU and disk of an event.
+absl::Status MeasureFeed(const std::string& dir, const Plan& plan, int events, double floor_per_s, double bytes_max,
+                         Report* report) {
+  GANTRY_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, OpenBooks(dir, plan));
+  const std::string path = BooksDir(dir, plan) + "/gantry.db";
+  GANTRY_ASSIGN_OR_RETURN(Sample sample, MakeSample(*store, plan));
+  const int64_t bytes_before = FileBytes(path);
+  double seconds = 0, cpu_seconds = 0;
+  for (int fed = 0; fed < events; fed += kEventsInMemory) {
+    const Batches batches = MakeBatches(sample, std::min(events - fed, kEventsInMemory), kBatch, plan.own_holds);
+    GANTRY_RETURN_IF_ERROR(ReserveAll(*store, batches.holds));
     const auto start = SteadyClock::now();
     const double cpu_start = CpuSeconds();
-    status = Feed(**store, batches, witnesses);
-    const double seconds = SecondsSince(start), cpu_seconds = CpuSeconds() - cpu_start;
-    if (!status.ok()) return status;
-    report->Add(absl::StrCat(name, "_per_s").c_str(), events / seconds, "events/s",
-                absl::StrCat(events, " events, batches of ", kBatch, ", ", options.tenants, " tenants"));
-    report->Add(absl::StrCat(name, "_cpu_us_per_event").c_str(), cpu_seconds * 1e6 / events, "us",
-                "of all threads: what it would take alone on a core with a disk that waits for nobody");
-    status = after(**store, *sample);
-    store->reset();  // checkpoints
-    report->Add(absl::StrCat(name, "_bytes_per_event").c_str(),
-                static_cast<double>(FileBytes(path) - bytes_before) / events, "bytes", "database file, all in");
-    return status;
-  };
-  const auto nothing = [](Store&, Sample&) { return absl::OkStatus(); };
-  absl::Status status = measure("ingest", {.resellers = 0}, false, false, nothing);
-  if (!status.ok()) return status;
-  return measure("full_path", {.resellers = 10}, true, true, [&](Store& store, Sample&) -> absl::Status {
+    GANTRY_RETURN_IF_ERROR(Feed(*store, batches, plan.own_holds));
+    seconds += SecondsSince(start);
+    cpu_seconds += CpuSeconds() - cpu_start;
+  }
+  report->AddHeld(absl::StrCat(plan.name, "_per_s"), events / seconds, "events/s", floor_per_s, true,
+                  absl::StrCat(events, " events, batches of ", kBatch, ", ", plan.sample.tenants, " tenants"));
+  report->Add(absl::StrCat(plan.name, "_cpu_us_per_event"), cpu_seconds * 1e6 / events, "us",
+              "of all threads: what it would take alone on a core with a disk that waits for nobody");
+  store.reset();  // checkpoints
+  report->AddHeld(absl::StrCat(plan.name, "_bytes_per_event"),
+                  static_cast<double>(FileBytes(path) - bytes_before) / events, "bytes", bytes_max, false,
+                  "database file, all in");
+  return absl::OkStatus();
+}
+
+// Of the books that the full path left: the audit, a reseller's invoice, the time until they are served again.
+absl::Status MeasureBooks(const std::string& dir, const Plan& plan, int events, Report* report) {
+  {
+    GANTRY_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, OpenBooks(dir, plan));
     v1::AuditReport audit;
     auto start = SteadyClock::now();
-    absl::Status read = store.ReadAndWait([&](Database& db) {
+    GANTRY_RETURN_IF_ERROR(Ask(*store, [&](Database& db) {
       audit = Audit(db);
       return absl::OkStatus();
-    });
-    report->Add("audit_s_per_million", SecondsSince(start) * 1e6 / events, "s", "all checks");
-    if (!read.ok()) return read;
+    }));
+    report->AddHeld("audit_s_per_million", SecondsSince(start) * 1e6 / events, "s", 10, false, "all checks");
     for (const v1::AuditCheck& check : audit.checks()) {
       if (!check.ok()) return absl::InternalError(absl::StrCat(check.name(), ": ", check.detail()));
     }
     start = SteadyClock::now();
-    read = store.ReadAndWait([&](Database& db) {
+    GANTRY_RETURN_IF_ERROR(Ask(*store, [&](Database& db) {
       v1::GetInvoiceRequest request;
       request.set_party_name("reseller-0");
       request.set_period(FormatPeriod(MonthAt("UTC", NowUs())->period));
-      absl::StatusOr<v1::Invoice> invoice = GetInvoice(db, request);
-      return invoice.status();
-    });
+      return GetInvoice(db, request).status();
+    }));
     report->Add("invoice_ms", SecondsSince(start) * 1000, "ms",
                 "of a reseller with a tenth of all usage, from roll-ups");
-    return read;
-  });
+  }
+  // The first start makes the first checkpoint; those that follow are what operation knows.
+  double first_s = 0, ready_s = 0;
+  GANTRY_RETURN_IF_ERROR(RpcLoad::Start(BooksDir(dir, plan), &first_s).status());
+  GANTRY_RETURN_IF_ERROR(RpcLoad::Start(BooksDir(dir, plan), &ready_s).status());
+  report->AddHeld("ready_s", ready_s, "s", 1, false, absl::StrCat("books of ", events, " events"));
+  return absl::OkStatus();
+}
+
+absl::Status MeasureRpc(const std::string& dir, const Plan& plan, int events, double floor_per_s, int seconds,
+                        Report* report) {
+  Batches all, paced;
+  std::vector<v1::ReserveRequest> holds;
+  {
+    GANTRY_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, OpenBooks(dir, plan));
+    GANTRY_ASSIGN_OR_RETURN(Sample sample, MakeSample(*store, plan));
+    all = MakeBatches(sample, events, kBatch, plan.own_holds);
+    GANTRY_RETURN_IF_ERROR(ReserveAll(*store, all.holds));
+    if (plan.own_holds) {
+      paced = MakeBatches(sample, kPacedPerS * seconds, kPacedBatch, true);
+      GANTRY_RETURN_IF_ERROR(ReserveAll(*store, paced.holds));
+      holds = MakeBatches(sample, kReservesPerS * seconds, kBatch, true).holds;
+    }
+  }
+  double ready_s = 0;
+  GANTRY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcLoad> load, RpcLoad::Start(BooksDir(dir, plan), &ready_s));
+  if (!plan.own_holds) all.witnesses.clear();
+  GANTRY_ASSIGN_OR_RETURN(const double took_s, load->SendAll(all.usage, all.witnesses, kStreams));
+  report->AddHeld(absl::StrCat(plan.name, "_per_s"), events / took_s, "events/s", floor_per_s, true,
+                  absl::StrCat(events, " events over gRPC, ", kStreams, " streams of each witness"));
+  if (!plan.own_holds) return absl::OkStatus();
+  GANTRY_ASSIGN_OR_RETURN(const Quantiles acks, load->SendPaced(paced.usage, paced.witnesses, kStreams,
+                                                                static_cast<double>(kPacedPerS) / kPacedBatch));
+  report->AddHeld("ack_p99_ms", acks.p99_ms, "ms", 50, false,
+                  absl::StrCat(kPacedPerS, " events/s of the full path for ", seconds, " s; p50 ",
+                               static_cast<int>(acks.p50_ms * 10) / 10.0, ", longest ",
+                               static_cast<int>(acks.most_ms * 10) / 10.0));
+  GANTRY_ASSIGN_OR_RETURN(const Quantiles reserves, load->ReservePaced(holds, kReservesPerS));
+  report->AddHeld(
+      "reserve_p99_ms", reserves.p99_ms, "ms", 25, false,
+      absl::StrCat(kReservesPerS, " calls/s for ", seconds, " s; p50 ", static_cast<int>(reserves.p50_ms * 10) / 10.0,
+                   ", longest ", static_cast<int>(reserves.most_ms * 10) / 10.0));
+  return absl::OkStatus();
+}
+
+// One tenant with all usage: its month from every event, and from roll-ups, which must be the same.
+absl::Status MeasureInvoice(const std::string& dir, int events, Report* report) {
+  const Plan plan{.name = "one_tenant", .sample = {.resellers = 0, .tenants = 1}};
+  GANTRY_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, OpenBooks(dir, plan));
+  GANTRY_ASSIGN_OR_RETURN(Sample sample, MakeSample(*store, plan));
+  for (int fed = 0; fed < events; fed += kEventsInMemory) {
+    GANTRY_RETURN_IF_ERROR(
+        Feed(*store, MakeBatches(sample, std::min(events - fed, kEventsInMemory), kBatch, false), false));
+  }
+  const int64_t period = MonthAt("UTC", NowUs())->period, buyer = sample.tenants()[0].party_no;
+  std::vector<RollupRow> counted, kept;
+  auto start = SteadyClock::now();
+  GANTRY_RETURN_IF_ERROR(Ask(*store, [&](Database& db) -> absl::Status {
+    GANTRY_ASSIGN_OR_RETURN(counted, RecountPeriod(db, buyer, period));
+    return absl::OkStatus();
+  }));
+  const double raw_s = SecondsSince(start);
+  start = SteadyClock::now();
+  GANTRY_RETURN_IF_ERROR(Ask(*store, [&](Database& db) -> absl::Status {
+    kept = RollupOf(db, buyer, period);
+    v1::GetInvoiceRequest request;
+    request.set_party_name("tenant-0");
+    request.set_period(FormatPeriod(period));
+    return GetInvoice(db, request).status();
+  }));
+  const double rollup_s = SecondsSince(start);
+  const auto same = [](const RollupRow& a, const RollupRow& b) {
+    return a.plan_version_id == b.plan_version_id && a.line == b.line && a.model == b.model &&
+           a.quantity == b.quantity && a.amount_pico == b.amount_pico;
+  };
+  if (!std::equal(counted.begin(), counted.end(), kept.begin(), kept.end(), same)) {
+    return absl::InternalError("the invoice from events and the one from roll-ups differ");
+  }
+  report->AddHeld("invoice_from_events_s", raw_s, "s", 5 * std::max(1.0, events / 1e6), false,
+                  absl::StrCat("a month of ", events, " events, rated again one by one"));
+  report->AddHeld("invoice_from_rollups_s", rollup_s, "s", 0.3, false, "the same, equal to the pico-unit");
+  return absl::OkStatus();
+}
+
+struct Scope {
+  int events = 100'000, seconds = 10;
+  std::string only;  // of: process, books, rpc, invoice; empty: all
+  bool Wants(const char* part) const { return only.empty() || only == part; }
+};
+
+absl::Status Run(const Scope& scope, const std::string& dir, Report* report) {
+  report->Add("fsync_ms", FsyncMs(dir), "ms", "4 KiB, median of 50");
+  const Plan full{.name = "full_path", .sample = {.resellers = 10}, .own_holds = true};
+  if (scope.Wants("process")) {
+    GANTRY_RETURN_IF_ERROR(
+        MeasureFeed(dir, {.name = "ingest", .sample = {.resellers = 0}}, scope.events, 20'000, 300, report));
+  }
+  if (scope.Wants("process") || scope.Wants("books")) {
+    GANTRY_RETURN_IF_ERROR(MeasureFeed(dir, full, scope.events, 8'000, 800, report));
+    GANTRY_RETURN_IF_ERROR(MeasureBooks(dir, full, scope.events, report));
+  }
+  if (scope.Wants("rpc")) {
+    GANTRY_RETURN_IF_ERROR(MeasureRpc(dir, {.name = "rpc_ingest", .sample = {.resellers = 0}}, scope.events, 10'000,
+                                      scope.seconds, report));
+    GANTRY_RETURN_IF_ERROR(MeasureRpc(dir, {.name = "rpc_full_path", .sample = {.resellers = 10}, .own_holds = true},
+                                      scope.events, 4'000, scope.seconds, report));
+  }
+  if (scope.Wants("invoice")) GANTRY_RETURN_IF_ERROR(MeasureInvoice(dir, scope.events, report));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -243,12 +382,17 @@ absl::Status Run(int events, const std::string& dir, Report* report) {
 
 int main(int argc, char** argv) {
   CLI::App app("How fast billing takes usage, and what it costs on disk.");
-  int events = 100'000;
+  gantry::billing::Scope scope;
   std::string dir;
   gantry::billing::Report report;
-  app.add_option("--events", events, "events a measurement")
+  app.add_option("--events", scope.events, "events a measurement")
       ->capture_default_str()
       ->check(CLI::Range(256, 100'000'000));
+  app.add_option("--seconds", scope.seconds, "how long latencies are measured")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 600));
+  app.add_option("--only", scope.only, "process, books (full path in process, audit, ready), rpc or invoice")
+      ->check(CLI::IsMember({"process", "books", "rpc", "invoice"}));
   app.add_option("--dir", dir, "directory on the disk to measure; default: a new one under /tmp");
   app.add_flag("--json", report.as_json, "as JSON");
   CLI11_PARSE(app, argc, argv);
@@ -258,7 +402,7 @@ int main(int argc, char** argv) {
     if (mkdtemp(name) == nullptr) return std::perror(name), 1;
     dir = name;
   }
-  const absl::Status status = gantry::billing::Run(events, dir, &report);
+  const absl::Status status = gantry::billing::Run(scope, dir, &report);
   if (own_dir) std::filesystem::remove_all(dir);
   if (!status.ok()) return std::fprintf(stderr, "billing_benchmark: %s\n", status.ToString().c_str()), 1;
   if (report.as_json) std::printf("%s\n", report.json.dump(2).c_str());

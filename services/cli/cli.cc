@@ -112,6 +112,7 @@ int RunCli(const std::vector<std::string>& arguments, std::ostream& out, std::os
   AddPaymentCommands(app, invocation);
   AddProfileCommands(app, invocation);
   AddAuditCommand(app, invocation);
+  AddSampleDataCommand(app, invocation);
   AddBackupCommands(app, invocation);
   AddReceiptCommands(app, invocation);
   AddChatCommand(app, invocation);

@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "billing/receipt/receipt_test_util.h"
+#include "billing/store/store.h"
 #include "services/cli/installation.h"
 #include "services/cli/supervisor.h"
 
@@ -153,6 +154,59 @@ TEST_F(CliTest, StatusAsJsonSaysThatNothingRuns) {
   EXPECT_THAT(outcome.out, HasSubstr("\"running\": false"));
 }
 
+TEST_F(CliTest, SampleDataPassesTheOfflineAudit) {
+  const Outcome filled = Call({"sample-data", "--data-dir", root_, "--months", "2", "--parties", "6",
+                               "--requests-per-day", "2", "--seed", "7"});
+  ASSERT_EQ(filled.code, 0) << filled.err;
+  EXPECT_THAT(filled.out, HasSubstr("1 resellers, 5 tenants with a key each, "));
+  const std::string books = root_ + "/billing/gantry.db";
+  const auto written = std::filesystem::last_write_time(books);
+  const Outcome audit = Call({"audit", "--offline", "--data-dir", root_});
+  EXPECT_EQ(audit.code, 0) << audit.out << audit.err;
+  EXPECT_THAT(audit.out, HasSubstr("the books hold; open items: 0"));
+  EXPECT_EQ(std::filesystem::last_write_time(books), written);
+  const Outcome again = Call({"sample-data", "--data-dir", root_});
+  EXPECT_EQ(again.code, 1);
+  EXPECT_THAT(again.err, HasSubstr("sample data is there already"));
+
+  // Somebody who has the books open.
+  auto store = billing::Store::Open({.path = books});
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_THAT(Call({"audit", "--offline", "--data-dir", root_}).err,
+              HasSubstr("is in use by another gantry-billing; it audits them for you: `gantry audit`"));
+  EXPECT_THAT(Call({"sample-data", "--data-dir", root_}).err, HasSubstr("`gantry down` first"));
+}
+
+TEST_F(CliTest, TheOfflineAuditReadsWhatACrashLeftInTheLogAndNamesWhatIsWrong) {
+  const std::string books = root_ + "/billing/gantry.db";
+  EXPECT_THAT(Call({"audit", "--offline", "--data-dir", root_}).err, HasSubstr("cannot read " + books));
+  ASSERT_EQ(
+      Call({"sample-data", "--data-dir", root_, "--months", "1", "--parties", "2", "--requests-per-day", "1"}).code, 0);
+  // Books as a crash leaves them: copied while the log holds what the database has not.
+  const std::string other = root_ + "/crashed";
+  std::filesystem::create_directories(other + "/billing");
+  {
+    auto store = billing::Store::Open({.path = books, .checkpoint_frames = 1 << 20});
+    ASSERT_TRUE(store.ok()) << store.status();
+    ASSERT_TRUE((*store)
+                    ->WriteAndWait([](billing::Database& db) -> absl::Status {
+                      db.Execute("UPDATE account SET credit_micro = credit_micro + 1 WHERE account_no = 1");
+                      return absl::OkStatus();
+                    })
+                    .ok());
+    for (const char* end : {"", "-wal"}) {
+      std::filesystem::copy_file(books + end, other + "/billing/gantry.db" + end);
+    }
+  }
+  const auto log_bytes = std::filesystem::file_size(other + "/billing/gantry.db-wal");
+  ASSERT_GT(log_bytes, 0u);
+  const Outcome audit = Call({"audit", "--offline", "--data-dir", other});
+  EXPECT_EQ(audit.code, 1) << audit.err;
+  EXPECT_THAT(audit.out, HasSubstr("account 1: debits"));
+  EXPECT_THAT(audit.out, HasSubstr("the books do NOT hold"));
+  EXPECT_EQ(std::filesystem::file_size(other + "/billing/gantry.db-wal"), log_bytes) << "left as it was";
+}
+
 TEST_F(CliTest, HelpTeachesWithExamples) {
   for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{{"up"},
                                                                                        {"down"},
@@ -167,6 +221,7 @@ TEST_F(CliTest, HelpTeachesWithExamples) {
                                                                                        {"statement"},
                                                                                        {"profile", "set"},
                                                                                        {"audit"},
+                                                                                       {"sample-data"},
                                                                                        {"receipt", "verify"},
                                                                                        {"chat"},
                                                                                        {"tco"}}) {

@@ -51,6 +51,7 @@ void AddInvoiceCommands(CLI::App& app, Invocation& invocation);
 void AddPaymentCommands(CLI::App& app, Invocation& invocation);
 void AddProfileCommands(CLI::App& app, Invocation& invocation);
 void AddAuditCommand(CLI::App& app, Invocation& invocation);
+void AddSampleDataCommand(CLI::App& app, Invocation& invocation);
 void AddBackupCommands(CLI::App& app, Invocation& invocation);
 void AddReceiptCommands(CLI::App& app, Invocation& invocation);
 void AddChatCommand(CLI::App& app, Invocation& invocation);
