@@ -2,8 +2,9 @@
 //
 // At start, before anything is served: what came since the last signed checkpoint, when it is short; more is left to
 // the background, so that a start takes no longer for it. Every minute: the same for what came since, and a new
-// checkpoint. Every hour, and soon after the start: everything, at the lowest priority, small books on a connection of
-// its own, large ones on a copy, so that no long read keeps the write-ahead log from beginning anew.
+// checkpoint. Every hour (large books more rarely), and soon after the start: everything, at the lowest priority, small
+// books on a connection of its own, large ones on a copy, so that no long read keeps the write-ahead log from beginning
+// anew.
 //
 // A finding about a party's books parks that party (billing/parties/parking.h); others go on. A finding about nobody's
 // books in particular parks nobody and is told by State, the log and `gantry audit`.
