@@ -285,25 +285,31 @@ TEST_F(Flips, ChangedColumnsAreNamed) {
   std::printf("%d changed columns, all noticed and named; %d others would have broken a key\n", flips, impossible);
 }
 
-// What the ledger's tables hold.
-std::map<std::string, std::string> Content(Database& db) {
-  std::map<std::string, std::string> content;
+// What the ledger's tables hold, by queries that know their columns.
+using Queries = std::map<std::string, std::string>;
+Queries QueriesOf(Database& db) {
+  Queries queries;
   for (const Table& table : Ledger()) {
     std::vector<std::string> columns;
-    {
-      Rows rows = db.QueryText(absl::StrCat("SELECT name FROM pragma_table_info('", table.name, "')"));
-      while (rows.Next()) {
-        const std::string name = rows.Text(0);
-        if (std::find(table.not_covered.begin(), table.not_covered.end(), name) == table.not_covered.end()) {
-          columns.push_back(absl::StrCat("quote(", name, ")"));
-        }
+    Rows rows = db.QueryText(absl::StrCat("SELECT name FROM pragma_table_info('", table.name, "')"));
+    while (rows.Next()) {
+      const std::string name = rows.Text(0);
+      if (std::find(table.not_covered.begin(), table.not_covered.end(), name) == table.not_covered.end()) {
+        columns.push_back(absl::StrCat("quote(", name, ")"));
       }
     }
+    queries[table.name] = absl::StrCat("SELECT ", absl::StrJoin(columns, " || ',' || "), " FROM ", table.name,
+                                       " NOT INDEXED WHERE ", table.where, " ORDER BY 1");
+  }
+  return queries;
+}
+std::map<std::string, std::string> Content(Database& db, const Queries& queries) {
+  std::map<std::string, std::string> content;
+  for (const auto& [table, query] : queries) {
     std::string text;
-    Rows rows = db.QueryText(absl::StrCat("SELECT ", absl::StrJoin(columns, " || ',' || "), " FROM ", table.name,
-                                          " NOT INDEXED WHERE ", table.where, " ORDER BY 1"));
+    Rows rows = db.QueryText(query);
     while (rows.Next()) absl::StrAppend(&text, rows.View(0), "\n");
-    content[table.name] = std::move(text);
+    content[table] = std::move(text);
   }
   return content;
 }
@@ -319,10 +325,12 @@ TEST_F(Flips, AChangedByteOfTheFileIsNoticedOrChangesNothing) {
     bytes.assign(std::istreambuf_iterator<char>(in), {});
   }
   ASSERT_GT(bytes.size(), 100'000u);
+  Queries queries;
   std::map<std::string, std::string> before;
   {
     std::unique_ptr<Database> db = Open(file_);
-    before = Content(*db);
+    queries = QueriesOf(*db);
+    before = Content(*db, queries);
     ASSERT_TRUE(db->TakeError().ok());
   }
   // Most of so small a file is free space.
@@ -359,9 +367,12 @@ TEST_F(Flips, AChangedByteOfTheFileIsNoticedOrChangesNothing) {
       ++noticed;
       continue;
     }
+    const std::map<std::string, std::string> after = Content(**db, queries);
+    if (!(*db)->TakeError().ok()) {
+      ++noticed;  // a table has another shape: no statement of ours works on it
+      continue;
+    }
     ++harmless;
-    const std::map<std::string, std::string> after = Content(**db);
-    (*db)->TakeError().IgnoreError();
     for (const auto& [table, content] : before) {
       EXPECT_EQ(after.at(table), content) << "byte " << at << " changed " << table << " unnoticed";
     }
