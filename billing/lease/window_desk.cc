@@ -34,7 +34,10 @@ WindowDesk::WindowDesk(Options options) : options_(std::move(options)) {
 
 void WindowDesk::Await(const std::vector<Id16>& gateways) {
   absl::MutexLock lock(&mu_);
-  for (const Id16& gateway : gateways) gateways_[gateway].gone_at = options_.monotonic();
+  for (const Id16& gateway : gateways) {
+    gateways_[gateway].gone_at = options_.monotonic();
+    gateways_[gateway].unknown = true;
+  }
 }
 
 void WindowDesk::Attach(const Id16& gateway, bool fresh, std::shared_ptr<GatewayLine> line) {
@@ -53,6 +56,7 @@ void WindowDesk::Detach(const Id16& gateway) {
   const auto it = gateways_.find(gateway);
   if (it == gateways_.end()) return;
   it->second.line = nullptr;
+  it->second.unknown = it->second.alone || !it->second.reported;
   it->second.reported = false;
   it->second.gone_at = options_.monotonic();
   for (auto& [id, key] : keys_) std::erase_if(key.asking, [&](const Asking& a) { return a.gateway == gateway; });
@@ -79,7 +83,7 @@ bool WindowDesk::KnownLocked(bool* absent) const {
   bool known = true;
   *absent = false;
   for (const auto& [id, gateway] : gateways_) {
-    if (AbsentLocked(gateway)) {
+    if (gateway.unknown && AbsentLocked(gateway)) {
       known = false;
       *absent = true;
     } else if (gateway.line != nullptr && !gateway.reported) {

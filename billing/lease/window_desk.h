@@ -6,9 +6,10 @@
 // others have given back what they do not use.
 //
 // A window counts as full as long as a gateway may be counting of whom nothing is known: one that the books name and
-// that has not attached since this process began, one whose stream broke, one that has not reported yet. It is waited
-// for until what it may do by itself has lapsed and its window is over. Requests windows last a minute from their first
-// permit, token windows likewise; slots of a gateway that went without leaving are kept as long as a request may run.
+// that has not attached since this process began, one that was alone when its stream broke, one that has not reported
+// yet. It is waited for until what it may do by itself has lapsed and its window is over. What a lessee had is known.
+// Windows last a minute from their first permit; slots of a gateway that went without leaving are kept as long as a
+// request may run.
 // Thread-safe; orders are sent under its lock and never block.
 #pragma once
 
@@ -83,6 +84,7 @@ class WindowDesk {
   struct Gateway {
     std::shared_ptr<GatewayLine> line;  // null: not attached
     absl::Duration gone_at;             // while not attached
+    bool unknown = false;               // while not attached: what it counts by itself
     bool alone = false;                 // by the last order
     uint64_t mode_number = 0;           // of the last order
     bool reported = false;

@@ -207,6 +207,33 @@ TEST_F(WindowDeskTest, SlotsOfAGatewayThatLeftAreFreeAndThoseOfALostOneAreNot) {
   EXPECT_TRUE(d.mode.alone());
 }
 
+TEST_F(WindowDeskTest, WhatALesseeHadIsKnownWhenItIsLost) {
+  Both();
+  a_.Ask(key_, 5, 0, 0);
+  desk_.Detach(a_.id);
+  b_.Ask(key_, 3, 0, 0);
+  EXPECT_EQ(b_.answers.back().requests(), 3U) << "five of eight are its, used or not";
+  b_.Ask(key_, 1, 0, 0);
+  EXPECT_EQ(b_.LastRefusal(), v1::WINDOW_LIMIT_REQUESTS);
+  a_.Attach();
+  a_.Report({Counted(key_, 5, 0)});
+  b_.Ask(key_, 1, 0, 0);
+  a_.Return(key_, 0, 0, 0);
+  EXPECT_EQ(b_.answers.back().requests_used(), 8U) << "what it reports again is not counted twice";
+}
+
+TEST_F(WindowDeskTest, WhatOneThatWasAloneHasCountedIsNotKnownWhenItIsLost) {
+  a_.Attach();
+  desk_.Detach(a_.id);
+  b_.Attach();
+  b_.Report();
+  b_.Ask(key_, 1, 0, 0);
+  EXPECT_EQ(b_.LastRefusal(), v1::WINDOW_LIMIT_UNKNOWN);
+  now_ += absl::Seconds(120);
+  desk_.Tick();
+  EXPECT_TRUE(b_.mode.alone()) << "by now its window is over";
+}
+
 TEST_F(WindowDeskTest, ARestartedGatewayHasNoSlots) {
   Both();
   a_.Ask(key_, 0, 0, 4);

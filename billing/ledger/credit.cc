@@ -1,6 +1,7 @@
 #include "billing/ledger/credit.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -254,6 +255,10 @@ absl::StatusOr<v1::HoldResponse> Reserve(Database& db, const v1::ReserveRequest&
       return row.response;
     }
   }
+  {
+    Rows rows = db.Query("SELECT 1 FROM voided_hold WHERE hold_id = ?", hold);
+    if (rows.Next()) return absl::AlreadyExistsError(absl::StrCat("hold ", hold.ToHex(), " has been voided"));
+  }
   GANTRY_ASSIGN_OR_RETURN(Budget budget, BudgetOf(db, party, key_id, now_us));
   GANTRY_RETURN_IF_ERROR(SetAside(db, party, std::move(budget), hold, request.amount_micro(), short_of));
   db.Execute(
@@ -297,8 +302,16 @@ absl::StatusOr<v1::HoldResponse> SettleHold(Database& db, const v1::SettleHoldRe
   return hold.response;
 }
 
-absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldRequest& request) {
-  GANTRY_ASSIGN_OR_RETURN(HoldRow hold, FindHold(db, request.hold_id()));
+absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldRequest& request, int64_t now_us) {
+  absl::StatusOr<HoldRow> found = FindHold(db, request.hold_id());
+  if (absl::IsNotFound(found.status())) {
+    db.Execute("INSERT OR IGNORE INTO voided_hold (hold_id, voided_us) VALUES (?, ?)", Blob{request.hold_id()}, now_us);
+    v1::HoldResponse response;
+    response.set_hold_id(request.hold_id());
+    response.set_state(v1::HOLD_STATE_VOID);
+    return response;
+  }
+  GANTRY_ASSIGN_OR_RETURN(HoldRow hold, std::move(found));
   if (hold.response.state() == v1::HOLD_STATE_VOID) return hold.response;
   if (hold.response.state() != v1::HOLD_STATE_PENDING) return absl::FailedPreconditionError("the hold has ended");
   GANTRY_RETURN_IF_ERROR(EndHold(db, hold, v1::HOLD_STATE_VOID));

@@ -47,7 +47,8 @@ absl::StatusOr<v1::HoldResponse> ExtendHold(Database& db, const v1::ExtendHoldRe
                                             CreditScope* short_of = nullptr);
 // Releases the hold; `amount_micro` of a hold that usage has not settled must be 0: money moves with usage only.
 absl::StatusOr<v1::HoldResponse> SettleHold(Database& db, const v1::SettleHoldRequest& request);
-absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldRequest& request);
+// Voiding a hold that was never reserved makes its id unusable: the reservation may still be on its way.
+absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldRequest& request, int64_t now_us);
 
 // What pays for a request: a slice, or a hold of its own, or nothing that is known.
 struct CreditRef {

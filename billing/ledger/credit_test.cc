@@ -195,7 +195,7 @@ TEST(Holds, LiveOnceAndEndOnce) {
   EXPECT_EQ(FundsNow(books).held_micro, 1500);
   v1::VoidHoldRequest end;
   end.set_hold_id(request.hold_id());
-  auto discard = [&](Database& db) { return VoidHold(db, end); };
+  auto discard = [&](Database& db) { return VoidHold(db, end, books.now_us()); };
   EXPECT_EQ(books.Get<v1::HoldResponse>(discard).state(), v1::HOLD_STATE_VOID);
   EXPECT_EQ(books.Get<v1::HoldResponse>(discard).state(), v1::HOLD_STATE_VOID) << "a repeat";
   EXPECT_EQ(FundsNow(books).held_micro, 0);
@@ -239,7 +239,7 @@ TEST(Holds, RacesNeverOverdraw) {
         } else {
           v1::VoidHoldRequest end;
           end.set_hold_id(request.hold_id());
-          books.Do([&](Database& db) { return VoidHold(db, end).status(); });
+          books.Do([&](Database& db) { return VoidHold(db, end, books.now_us()).status(); });
         }
       }
     });
@@ -255,6 +255,19 @@ TEST(Holds, RacesNeverOverdraw) {
   EXPECT_TRUE(books.Audited().ok()) << books.Audited().DebugString();
   std::printf("64 clients x %d: %lld reserved, %lld refused, overdraft 0\n", rounds,
               static_cast<long long>(reserved.load()), static_cast<long long>(refused.load()));
+}
+
+TEST(Holds, VoidingBeforeTheReservationArrivesForbidsIt) {
+  Books books;
+  const v1::ReserveRequest request = ReserveOf(books, 1000);
+  v1::VoidHoldRequest end;
+  end.set_hold_id(request.hold_id());
+  books.Do([&](Database& db) { return VoidHold(db, end, books.now_us()).status(); });
+  books.Do([&](Database& db) { return VoidHold(db, end, books.now_us()).status(); });
+  const absl::Status late =
+      books.store().WriteAndWait([&](Database& db) { return Reserve(db, request, books.now_us()).status(); });
+  EXPECT_TRUE(absl::IsAlreadyExists(late)) << late;
+  EXPECT_EQ(FundsNow(books).held_micro, 0);
 }
 
 TEST(Holds, EndWithTheirUsage) {

@@ -137,7 +137,7 @@ TEST_F(KeyBudgetTest, HoldsOfSingleRequestsCountToo) {
   ASSERT_TRUE(Reserve(key, 500, &second).ok()) << "what the hold did not cost came back";
   v1::VoidHoldRequest end;
   end.set_hold_id(second.ToBytes());
-  books_.Do([&](Database& db) { return VoidHold(db, end).status(); });
+  books_.Do([&](Database& db) { return VoidHold(db, end, books_.now_us()).status(); });
   ASSERT_TRUE(Reserve(key, 500, &second).ok());
 }
 

@@ -94,7 +94,8 @@ class CreditService final : public v1::Credit::CallbackService {
   }
   grpc::ServerUnaryReactor* VoidHold(grpc::CallbackServerContext* call, const v1::VoidHoldRequest* request,
                                      v1::HoldResponse* response) override {
-    return Run(call, response, [request](Database& db) { return billing::VoidHold(db, *request); });
+    return Run(call, response,
+               [this, request](Database& db) { return billing::VoidHold(db, *request, context_->clock()); });
   }
 
  private:

@@ -235,7 +235,7 @@ void CreditBook::OnGranted(const Purse& purse, int64_t minimum, bool consolidate
   }
   if (absl::IsDeadlineExceeded(response.status()) || absl::IsUnavailable(response.status())) {
     absl::MutexLock lock(&mu_);
-    lost_grants_[slice_id] = sent;
+    lost_grants_.insert_or_assign(slice_id, LostGrant{purse, sent});
   }
   FinishRefill(purse, response.status());
 }
@@ -349,22 +349,25 @@ void CreditBook::Tick() {
 // Returned unspent under its own id, which is harmless if the grant never was. Tried until billing has answered, and
 // once more after every grant that was still under way must have been done.
 void CreditBook::UndoLostGrants() {
-  std::vector<std::pair<Id16, absl::Duration>> lost;
+  std::vector<std::pair<Id16, LostGrant>> lost;
   {
     absl::MutexLock lock(&mu_);
     lost.assign(lost_grants_.begin(), lost_grants_.end());
   }
-  for (const auto& [slice_id, sent] : lost) {
+  for (const auto& [slice_id, grant] : lost) {
     v1::ReturnSliceRequest undo;
     undo.set_slice_id(slice_id.ToBytes());
     undo.set_close(true);
     client_->ReturnSlice(undo, [self = shared_from_this(), id = slice_id,
-                                asked = sent](const absl::StatusOr<v1::ReturnSliceResponse>& response) {
+                                asked = grant.sent](const absl::StatusOr<v1::ReturnSliceResponse>& response) {
       const bool never_was =
           absl::IsNotFound(response.status()) && self->options_.monotonic() > asked + kLostGrantSettles;
       if (!response.ok() && !never_was) return;
-      absl::MutexLock lock(&self->mu_);
-      self->lost_grants_.erase(id);
+      {
+        absl::MutexLock lock(&self->mu_);
+        self->lost_grants_.erase(id);
+      }
+      self->CheckRecalls();
     });
   }
 }

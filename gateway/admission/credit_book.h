@@ -257,7 +257,11 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
   absl::flat_hash_map<Purse, Account> accounts_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Id16, Purse> purse_of_slice_ ABSL_GUARDED_BY(mu_);
   // Slices that billing may have granted without our knowing, and when they were asked for.
-  absl::flat_hash_map<Id16, absl::Duration> lost_grants_ ABSL_GUARDED_BY(mu_);
+  struct LostGrant {
+    Purse purse;
+    absl::Duration sent;
+  };
+  absl::flat_hash_map<Id16, LostGrant> lost_grants_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Id16, Reserved> reserved_ ABSL_GUARDED_BY(mu_);
   // Reserved holds that have ended with a record that is on its way.
   struct Ended {
@@ -265,10 +269,9 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
     absl::Duration at;
   };
   absl::flat_hash_map<Id16, Ended> ended_ ABSL_GUARDED_BY(mu_);
-  // Reserved holds that no request has any more, and since when: to be voided.
+  // Reserved holds that no request has any more: to be voided.
   struct Voiding {
     Purse purse;
-    absl::Duration since;
     bool sent = false;
   };
   absl::flat_hash_map<Id16, Voiding> voids_ ABSL_GUARDED_BY(mu_);

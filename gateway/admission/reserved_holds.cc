@@ -12,15 +12,13 @@ namespace {
 
 // After billing refused an extension, or did not answer, it is not asked again at once: frames come often.
 constexpr absl::Duration kExtendPause = absl::Milliseconds(250);
-// A reservation whose answer was lost may still be on its way through billing for so long.
-constexpr absl::Duration kLostHoldSettles = absl::Seconds(10);
 // A record that has not come through by then is not waited for: what it pays for is not free.
 constexpr absl::Duration kRecordWait = absl::Seconds(2);
 
-// Whether billing's answer ends the matter of a hold that nobody needs.
-bool VoidingIsOver(const absl::Status& status, absl::Duration age) {
-  if (status.ok() || absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status)) return true;
-  return absl::IsNotFound(status) && age > kLostHoldSettles;
+// Whether billing's answer ends the matter of a hold that nobody needs. Voiding one that was never reserved makes its
+// id unusable: the reservation may still be on its way.
+bool VoidingIsOver(const absl::Status& status) {
+  return status.ok() || absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status);
 }
 
 }  // namespace
@@ -141,7 +139,7 @@ void CreditBook::Void(const Id16& hold, const Purse& purse) {
   {
     absl::MutexLock lock(&mu_);
     reserved_.erase(hold);
-    voids_.insert_or_assign(hold, Voiding{purse, options_.monotonic()});
+    voids_.insert_or_assign(hold, Voiding{purse});
   }
   SendVoids();
 }
@@ -164,7 +162,7 @@ void CreditBook::SendVoids() {
         absl::MutexLock lock(&self->mu_);
         const auto it = self->voids_.find(id);
         if (it == self->voids_.end()) return;
-        if (VoidingIsOver(response.status(), self->options_.monotonic() - it->second.since)) {
+        if (VoidingIsOver(response.status())) {
           self->voids_.erase(it);
         } else {
           it->second.sent = false;  // the next Tick tries again
@@ -200,6 +198,8 @@ void CreditBook::Recall(const v1::Recall& recall, std::function<void()> done) {
   }
   for (const Purse& purse : purses) ReturnFree(purse, /*recalled_only=*/true, nullptr);
   CloseFinished();
+  UndoLostGrants();
+  SendVoids();
   CheckRecalls();
 }
 
@@ -221,7 +221,9 @@ bool CreditBook::SettledLocked(const Purse& purse) const {
   }
   return std::none_of(ended_.begin(), ended_.end(),
                       [&](const auto& e) { return e.second.purse == purse && now - e.second.at < kRecordWait; }) &&
-         std::none_of(voids_.begin(), voids_.end(), [&](const auto& v) { return v.second.purse == purse; });
+         std::none_of(voids_.begin(), voids_.end(), [&](const auto& v) { return v.second.purse == purse; }) &&
+         std::none_of(lost_grants_.begin(), lost_grants_.end(),
+                      [&](const auto& lost) { return lost.second.purse == purse; });
 }
 
 void CreditBook::CheckRecalls() {

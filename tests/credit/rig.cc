@@ -64,19 +64,8 @@ CreditRig::CreditRig(int64_t balance_micro) {
     line->set_token_class(static_cast<v1::TokenClass>(c));
     line->set_price_micro_per_m(c == v1::TOKEN_CLASS_REQUEST ? 0 : 1'000'000);
   }
-  v1::PlanVersion version;
-  EXPECT_TRUE(admin_->PublishPlanVersion(std::make_unique<Deadline>().get(), plan, &version).ok());
-  v1::CreatePartyRequest tenant;
-  tenant.set_idempotency_key("tenant");
-  tenant.set_kind(v1::PARTY_KIND_TENANT);
-  tenant.set_name("demo");
-  EXPECT_TRUE(admin_->CreateParty(std::make_unique<Deadline>().get(), tenant, &party).ok());
-  v1::TopUpRequest money;
-  money.set_idempotency_key("money");
-  money.set_party_name("demo");
-  money.set_amount_micro(balance_micro);
-  v1::Balance balance;
-  EXPECT_TRUE(admin_->TopUp(std::make_unique<Deadline>().get(), money, &balance).ok());
+  EXPECT_TRUE(admin_->PublishPlanVersion(std::make_unique<Deadline>().get(), plan, &plan_).ok());
+  NewTenant("demo", balance_micro, "");
 }
 
 CreditRig::~CreditRig() = default;
@@ -94,9 +83,44 @@ void CreditRig::StopBilling() {
   billing_.reset();
 }
 
+void CreditRig::NewParty(v1::PartyKind kind, const std::string& name, int64_t balance_micro,
+                         const std::string& parent) {
+  v1::CreatePartyRequest request;
+  request.set_idempotency_key(absl::StrCat("party ", name));
+  request.set_kind(kind);
+  request.set_name(name);
+  request.set_parent_name(parent);
+  v1::Party party;
+  const grpc::Status created = admin_->CreateParty(std::make_unique<Deadline>().get(), request, &party);
+  EXPECT_TRUE(created.ok()) << created.error_message();
+  v1::TopUpRequest money;
+  money.set_idempotency_key(absl::StrCat("money ", name));
+  money.set_party_name(name);
+  money.set_amount_micro(balance_micro);
+  v1::Balance balance;
+  EXPECT_TRUE(admin_->TopUp(std::make_unique<Deadline>().get(), money, &balance).ok());
+}
+
+void CreditRig::NewTenant(const std::string& name, int64_t balance_micro, const std::string& parent) {
+  NewParty(v1::PARTY_KIND_TENANT, name, balance_micro, parent);
+}
+
+void CreditRig::NewReseller(const std::string& name, int64_t balance_micro) {
+  NewParty(v1::PARTY_KIND_RESELLER, name, balance_micro, "");
+  v1::PublishPlanVersionRequest plan;
+  plan.set_idempotency_key(absl::StrCat("plan ", name));
+  plan.set_seller_name(name);
+  plan.set_plan("standard");
+  plan.set_currency("EUR");
+  plan.set_markup_of(plan_.plan_version_id());
+  v1::PlanVersion version;
+  const grpc::Status status = admin_->PublishPlanVersion(std::make_unique<Deadline>().get(), plan, &version);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
 std::string CreditRig::NewKey(v1::CreateKeyRequest request) {
   request.set_idempotency_key(absl::StrCat("key ", ++next_));
-  request.set_party_name("demo");
+  if (request.party_name().empty()) request.set_party_name("demo");
   v1::CreateKeyResponse response;
   const grpc::Status status = admin_->CreateKey(std::make_unique<Deadline>().get(), request, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
@@ -136,9 +160,9 @@ void CreditRig::Revoke(const std::string& secret) {
   EXPECT_TRUE(status.ok()) << status.error_message();
 }
 
-v1::Balance CreditRig::Balance() {
+v1::Balance CreditRig::Balance(const std::string& party) {
   v1::GetBalanceRequest request;
-  request.set_party_name("demo");
+  request.set_party_name(party);
   v1::Balance balance;
   EXPECT_TRUE(admin_->GetBalance(std::make_unique<Deadline>().get(), request, &balance).ok());
   return balance;
@@ -203,9 +227,17 @@ GatewayRig::GatewayRig(CreditRig* rig, const std::string& name, int64_t slice_mi
                       },
                   .broken = [this] { admission_->Broken(); }});
   streams_ = gateway::StartBillingStreams(channel, id_, instance->epoch, &keys_, &prices_, journal_.get());
+  ticker_ = std::thread([this] {
+    while (!stop_.WaitForNotificationWithTimeout(absl::Milliseconds(50))) {
+      book_->Tick();
+      admission_->Tick();
+    }
+  });
 }
 
 GatewayRig::~GatewayRig() {
+  stop_.Notify();
+  ticker_.join();
   journal_->OnAcked(nullptr);
   leases_->Stop();
   streams_.reset();

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
 #include <variant>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "billing/service/billing.h"
 #include "gantry/v1/admin.grpc.pb.h"
@@ -32,13 +34,16 @@ class CreditRig {
   void StartBilling();
   void StopBilling();
 
-  // A key of the tenant, as a request brings it.
+  // Another tenant, of the house or of a reseller, who sells at what it pays itself.
+  void NewReseller(const std::string& name, int64_t balance_micro);
+  void NewTenant(const std::string& name, int64_t balance_micro, const std::string& parent);
+  // A key of the tenant (party_name of the request; "demo" when empty), as a request brings it.
   std::string NewKey(v1::CreateKeyRequest request = {});
   v1::Key FindKey(const std::string& secret);
   // The secret of the key that comes after.
   std::string Rotate(const std::string& secret, uint64_t overlap_s);
   void Revoke(const std::string& secret);
-  v1::Balance Balance();
+  v1::Balance Balance(const std::string& party = "demo");
   v1::AuditReport Audit();
   // What all usage of the tenant costs, whoever paid for it.
   int64_t UsageMicro();
@@ -48,8 +53,10 @@ class CreditRig {
  private:
   TestIdentities identities_;
   std::unique_ptr<billing::Billing> billing_;
+  void NewParty(v1::PartyKind kind, const std::string& name, int64_t balance_micro, const std::string& parent);
   std::unique_ptr<v1::BillingAdmin::Stub> admin_;
   std::unique_ptr<v1::GatewayAdmin::Stub> gateways_;
+  v1::PlanVersion plan_;
   int next_ = 0;
 };
 
@@ -88,6 +95,8 @@ class GatewayRig {
   std::shared_ptr<gateway::LeaseLine> leases_;
   std::unique_ptr<gateway::BillingStreams> streams_;
   std::atomic<int64_t> permit_requests_{0};
+  absl::Notification stop_;
+  std::thread ticker_;
 };
 
 }  // namespace gantry::testing

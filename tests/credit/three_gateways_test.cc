@@ -136,5 +136,81 @@ TEST_F(ThreeGateways, UseUpABalanceWithRequestsOfEveryLength) {
               static_cast<long long>(left.posted_micro()), static_cast<long long>(balance));
 }
 
+// Billing goes away and comes back under load: answers are lost, streams break, and the sums are the same.
+TEST_F(ThreeGateways, AdmitTheSameWhenBillingStartsAgainAndAgain) {
+  const int64_t requests = engine::LongTests() ? 30'000 : 2'000;
+  Start(requests * 150 + 149);
+  std::atomic<int64_t> served{0}, away{0};
+  std::atomic<int> loading{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 12; ++t) {
+    ++loading;
+    threads.emplace_back([&, t] {
+      for (;;) {
+        const std::string refusal = gateways_[t % 3]->Serve(key_, 50, 50);
+        if (refusal == "funds") break;
+        if (refusal.empty()) {
+          ++served;
+          absl::SleepFor(absl::Milliseconds(2));
+          continue;
+        }
+        EXPECT_EQ(refusal, "billing_away");
+        ++away;
+        absl::SleepFor(absl::Milliseconds(20));
+      }
+      --loading;
+    });
+  }
+  int restarts = 0;
+  for (; loading > 0 && restarts < 1000; ++restarts) {
+    absl::SleepFor(absl::Milliseconds(150));
+    rig_->StopBilling();
+    rig_->StartBilling();
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(served, requests);
+  for (auto& gateway : gateways_) ASSERT_TRUE(gateway->Leave());
+  EXPECT_EQ(rig_->Balance().posted_micro(), 149);
+  EXPECT_EQ(rig_->Balance().held_micro(), 0) << "no answer that was lost has left anything behind";
+  EXPECT_EQ(rig_->UsageMicro(), requests * 150) << "overdraft 0";
+  std::printf("%lld of %lld requests over %d restarts, told %lld times to try again\n", static_cast<long long>(served),
+              static_cast<long long>(requests), restarts, static_cast<long long>(away));
+}
+
+// Two tenants of one reseller, each on a gateway of its own: what is short is the reseller's money.
+TEST_F(ThreeGateways, ShareTheMoneyOfAResellerBetweenItsTenants) {
+  const int64_t requests = 1'000;
+  Start(1);
+  rig_->NewReseller("peer", requests * 150 + 149);
+  std::vector<std::string> keys;
+  for (const char* name : {"alpha", "beta"}) {
+    rig_->NewTenant(name, 1'000'000'000, "peer");
+    v1::CreateKeyRequest request;
+    request.set_party_name(name);
+    keys.push_back(rig_->NewKey(request));
+    for (auto& gateway : gateways_) gateway->WaitForKey(keys.back());
+  }
+  std::atomic<int64_t> served{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      for (;;) {
+        const std::string refusal = gateways_[t % 2]->Serve(keys[t % 2], 50, 50);
+        if (refusal == "no_price" || refusal == "billing_away") continue;
+        if (!refusal.empty()) {
+          EXPECT_EQ(refusal, "funds");
+          return;
+        }
+        ++served;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(served, requests);
+  for (auto& gateway : gateways_) ASSERT_TRUE(gateway->Leave());
+  EXPECT_EQ(rig_->Balance("peer").posted_micro(), 149);
+  EXPECT_EQ(rig_->Balance("peer").held_micro(), 0);
+}
+
 }  // namespace
 }  // namespace gantry::testing

@@ -43,6 +43,12 @@ INSERT INTO budget_use (budget_no, from_us, to_us, used_micro, held_micro)
   FROM usage_event u JOIN rating r ON r.event_seq = u.seq AND r.level = 0
   WHERE u.key_no IN (SELECT key_no FROM key_budget) GROUP BY u.key_no;
 
+-- Holds that were voided before they were reserved: the reservation may still be on its way, and is refused.
+CREATE TABLE voided_hold (
+  hold_id BLOB PRIMARY KEY CHECK (length(hold_id) = 16),
+  voided_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- Gateways whose permits and windows nobody needs to wait for. Gone with the next epoch.
 CREATE TABLE gateway_end (
   gateway_no INTEGER PRIMARY KEY REFERENCES gateway,
