@@ -220,10 +220,14 @@ void WindowDesk::Ask(const Id16& gateway, const v1::PermitRequest& request) {
 
 void WindowDesk::DecideLocked(Key* key, Asking asking, bool final) {
   const v1::WindowLimit shortage = ShortLocked(key, asking.request);
-  if (shortage == v1::WINDOW_LIMIT_UNSPECIFIED) return GrantLocked(key, asking);
+  // When a window runs short each gets what it needs and no more: what is refused then is really used.
+  if (shortage == v1::WINDOW_LIMIT_UNSPECIFIED) {
+    return GrantLocked(key, asking, /*ahead=*/!final && key->open.empty() && key->asking.empty());
+  }
   std::set<Id16> others = key->lessees;
   for (const auto& [gateway, count] : key->slots) others.insert(gateway);
-  others.erase(asking.gateway);
+  // Who asks has none of the requests and slots that it asks for, but may have some of the tokens.
+  if (shortage != v1::WINDOW_LIMIT_TOKENS) others.erase(asking.gateway);
   const bool somebody = std::any_of(others.begin(), others.end(), [&](const Id16& other) {
     const auto it = gateways_.find(other);
     return it != gateways_.end() && it->second.line != nullptr;
@@ -248,10 +252,11 @@ void WindowDesk::BeginRoundLocked(const Id16& key_id, Key* key) {
   std::set<Id16> asked = key->lessees;
   for (const auto& [gateway, count] : key->slots) asked.insert(gateway);
   for (Asking& asking : key->asking) asking.round = key->round;
-  // Of one who asks nothing can come back, unless another asks as well.
+  // One who alone asks, and for no tokens, has nothing of what it asks for.
+  const Id16 first = key->asking.front().gateway;
   if (std::all_of(key->asking.begin(), key->asking.end(),
-                  [&](const Asking& a) { return a.gateway == key->asking.front().gateway; })) {
-    asked.erase(key->asking.front().gateway);
+                  [&](const Asking& a) { return a.gateway == first && a.request.tokens() == 0; })) {
+    asked.erase(first);
   }
   key->open.clear();
   for (const Id16& gateway : asked) {
@@ -297,15 +302,19 @@ void WindowDesk::ResumeLocked() {
   }
 }
 
-void WindowDesk::GrantLocked(Key* key, const Asking& asking) {
+void WindowDesk::GrantLocked(Key* key, const Asking& asking, bool ahead) {
   const v1::PermitRequest& request = asking.request;
   const size_t gateways = gateways_.size();
   v1::PermitAnswer answer;
-  answer.set_requests(Portion(request.requests(), request.requests_limit(),
-                              request.requests_limit() - std::min(request.requests_limit(), key->requests.used),
-                              gateways));
-  answer.set_tokens(Portion(request.tokens(), request.tokens_limit(),
-                            request.tokens_limit() - std::min(request.tokens_limit(), key->tokens.used), gateways));
+  answer.set_requests(request.requests());
+  answer.set_tokens(request.tokens());
+  if (ahead) {
+    answer.set_requests(Portion(request.requests(), request.requests_limit(),
+                                request.requests_limit() - std::min(request.requests_limit(), key->requests.used),
+                                gateways));
+    answer.set_tokens(Portion(request.tokens(), request.tokens_limit(),
+                              request.tokens_limit() - std::min(request.tokens_limit(), key->tokens.used), gateways));
+  }
   answer.set_slots(request.slots());
   TakeLocked(&key->requests, answer.requests());
   TakeLocked(&key->tokens, answer.tokens());

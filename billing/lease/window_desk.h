@@ -98,7 +98,8 @@ class WindowDesk {
   uint32_t SlotsLocked(const Key& key) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   v1::WindowLimit ShortLocked(Key* key, const v1::PermitRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void DecideLocked(Key* key, Asking asking, bool final) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void GrantLocked(Key* key, const Asking& asking) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // `ahead`: as much more as makes asking rare.
+  void GrantLocked(Key* key, const Asking& asking, bool ahead) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AnswerLocked(Key* key, const Asking& asking, v1::PermitAnswer answer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void BeginRoundLocked(const Id16& key_id, Key* key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void EndRoundLocked(const Id16& key_id, Key* key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -167,6 +167,22 @@ TEST_F(WindowDeskTest, PermitsOfAWindowThatIsOverDoNotComeBack) {
   EXPECT_EQ(b_.LastRefusal(), v1::WINDOW_LIMIT_REQUESTS);
 }
 
+TEST_F(WindowDeskTest, WhatIsLeftInPiecesIsPutTogetherForTheFirstThatAsks) {
+  Both();
+  a_.Ask(key_, 0, 4000, 0);
+  b_.Ask(key_, 0, 4000, 0);
+  // 600 are left at one, 500 at the other; a request of 1,000 comes to each.
+  a_.Ask(key_, 0, 1000, 0);
+  b_.Ask(key_, 0, 1000, 0);
+  ASSERT_EQ(a_.recalls.size(), 1U) << "its own piece is wanted as well";
+  a_.Return(key_, 0, 600, 0);
+  b_.Return(key_, 0, 500, 0);
+  EXPECT_EQ(a_.answers.back().tokens(), 1000U);
+  a_.Return(key_, 0, 0, 0);
+  b_.Return(key_, 0, 0, 0);
+  EXPECT_EQ(b_.LastRefusal(), v1::WINDOW_LIMIT_TOKENS);
+}
+
 TEST_F(WindowDeskTest, TokensThatAreOwedCountInTheWindowThatRuns) {
   Both();
   a_.Ask(key_, 0, 4000, 0);

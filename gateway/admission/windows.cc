@@ -109,9 +109,8 @@ std::variant<std::monostate, v1::WindowLimit, NeedsPermits> Admission::JudgeLock
   NeedsPermits needs{.key = key};
   if (slots && state->running + taking.slots > state->slots) needs.slots = taking.slots;
   if (requests && state->leased_requests.left(now) < taking.requests) needs.requests = taking.requests;
-  if (tokens && state->leased_tokens.left(now) < taking.tokens) {
-    needs.tokens = taking.tokens - state->leased_tokens.left(now);
-  }
+  // All of them, not what is missing: the rest of a lease may be called back while the answer is on its way.
+  if (tokens && state->leased_tokens.left(now) < taking.tokens) needs.tokens = taking.tokens;
   if (needs.slots == 0 && needs.requests == 0 && needs.tokens == 0) return std::monostate{};
   const bool same = (state->full_by == v1::WINDOW_LIMIT_SLOTS && needs.slots > 0) ||
                     (state->full_by == v1::WINDOW_LIMIT_REQUESTS && needs.requests > 0) ||
@@ -286,7 +285,9 @@ void Admission::TakeAnswer(const v1::PermitAnswer& answer) {
                               asked.sent + absl::Milliseconds(answer.tokens_left_ms()));
     state.slots += answer.slots();
     state.slots_by_all = answer.slots_used();
-    if (answer.refused() != v1::WINDOW_LIMIT_UNSPECIFIED) {
+    if (answer.refused() == v1::WINDOW_LIMIT_UNSPECIFIED) {
+      state.full_until = -absl::InfiniteDuration();  // what was refused before is no news any more
+    } else {
       const absl::Duration now = monotonic_();
       const absl::Duration full_for = answer.refused() == v1::WINDOW_LIMIT_SLOTS ? kSlotsFullFor : kFullFor;
       state.full_by = answer.refused();
