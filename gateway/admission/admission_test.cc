@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gantry/v1/billing.pb.h"
+#include "gantry/v1/lease.pb.h"
 #include "gateway/testing/fake_credit.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -374,6 +375,256 @@ TEST_F(AdmissionTest, LimitsHoldUnderManyThreads) {
   EXPECT_LE(admitted, 1000);
   EXPECT_EQ(admission_->active(), 0);
   EXPECT_EQ(book_->TotalsOf(party_).held_micro, 0);
+}
+
+// ---- limits over several gateways ----
+
+// An admission that takes orders from billing, as the test gives them.
+class LeasedTest : public AdmissionTest {
+ protected:
+  LeasedTest() {
+    admission_ = Admission::Create(
+        &keys_, &prices_, book_, [this] { return now_; }, [this] { return wall_; },
+        [this](const v1::GatewayReport& report) {
+          if (!connected_) return false;
+          reports_.push_back(report);
+          return true;
+        });
+  }
+  void SetMode(bool alone, const std::vector<v1::KeyWindow>& windows = {}) {
+    v1::GatewayOrder order;
+    order.mutable_mode()->set_number(++modes_);
+    order.mutable_mode()->set_alone(alone);
+    for (const v1::KeyWindow& window : windows) *order.mutable_mode()->add_windows() = window;
+    admission_->Obey(order);
+  }
+  // Asks for what the request needs; the refusal's name, "" when it should be tried again, "waiting" without an answer.
+  std::string* Lease(const AdmissionRequest& request) {
+    auto decision = admission_->Admit(request);
+    auto* needs = std::get_if<NeedsPermits>(&decision);
+    EXPECT_NE(needs, nullptr) << Refused(request);
+    auto& ended = *ended_.emplace_back(std::make_unique<std::string>("waiting"));
+    if (needs != nullptr) {
+      admission_->Lease(*needs, [&ended](std::optional<Refusal> refusal) {
+        ended = refusal.has_value() ? RefusalName(refusal->reason) : "";
+      });
+    }
+    return &ended;
+  }
+  // Answers the last request for permits.
+  void Answer(uint64_t requests, uint64_t tokens, uint32_t slots,
+              v1::WindowLimit refused = v1::WINDOW_LIMIT_UNSPECIFIED, uint64_t window = 7) {
+    v1::GatewayOrder order;
+    v1::PermitAnswer* answer = order.mutable_permit_answer();
+    answer->set_number(reports_.back().permit_request().number());
+    answer->set_key_id(reports_.back().permit_request().key_id());
+    answer->set_requests(requests);
+    answer->set_tokens(tokens);
+    answer->set_slots(slots);
+    answer->set_refused(refused);
+    answer->set_requests_used(10);
+    answer->set_tokens_used(1000);
+    answer->set_slots_used(4);
+    answer->set_requests_left_ms(30'000);
+    answer->set_tokens_left_ms(30'000);
+    answer->set_requests_window(window);
+    answer->set_tokens_window(window);
+    admission_->Obey(order);
+  }
+  const v1::PermitReturn& Recall(const Id16& key) {
+    v1::GatewayOrder order;
+    order.mutable_permit_recall()->set_number(3);
+    order.mutable_permit_recall()->set_key_id(key.ToBytes());
+    admission_->Obey(order);
+    return reports_.back().permit_return();
+  }
+  std::shared_ptr<const KeyInfo> LimitedKey() {
+    return Key([](v1::KeyRecord* r) {
+      r->set_requests_per_minute(10);
+      r->set_tokens_per_minute(1000);
+      r->set_concurrency(4);
+    });
+  }
+
+  bool connected_ = true;
+  uint64_t modes_ = 0;
+  std::vector<v1::GatewayReport> reports_;
+  std::vector<std::unique_ptr<std::string>> ended_;
+};
+
+TEST_F(LeasedTest, UntilBillingHasSaidHowToCountKeysWithLimitsWaitAndOthersDoNot) {
+  EXPECT_FALSE(admission_->windows_known());
+  EXPECT_EQ(Refused(Request(Key())), "") << "no limits";
+  const auto key = LimitedKey();
+  const std::string* waiting = Lease(Request(key));
+  EXPECT_EQ(*waiting, "waiting");
+  SetMode(/*alone=*/true);
+  EXPECT_EQ(*waiting, "") << "try again";
+  EXPECT_EQ(Refused(Request(key)), "");
+  EXPECT_TRUE(reports_.empty()) << "alone it asks nobody";
+}
+
+TEST_F(LeasedTest, AloneEndsAMinuteAfterTheLastOrder) {
+  const auto key = LimitedKey();
+  SetMode(true);
+  now_ += absl::Seconds(60);
+  v1::KeyEvent beat;
+  beat.mutable_heartbeat();
+  keys_.Apply(beat);
+  EXPECT_TRUE(admission_->windows_known());
+  now_ += absl::Milliseconds(1);
+  EXPECT_FALSE(admission_->windows_known());
+  v1::GatewayOrder order;
+  order.mutable_beat();
+  admission_->Obey(order);
+  EXPECT_TRUE(admission_->windows_known()) << "and goes on with the next, its counts kept";
+}
+
+TEST_F(LeasedTest, WhatWasCountedAloneIsReportedWhenASecondGatewayComes) {
+  const auto key = LimitedKey();
+  SetMode(true);
+  auto running = Admit(Request(key, 100, 100));
+  now_ += absl::Seconds(5);
+  SetMode(/*alone=*/false);
+  ASSERT_EQ(reports_.size(), 1U);
+  const v1::WindowReport& report = reports_[0].windows();
+  EXPECT_EQ(report.mode_number(), 2U);
+  ASSERT_EQ(report.windows_size(), 1);
+  EXPECT_EQ(report.windows(0).requests(), 1U);
+  EXPECT_EQ(report.windows(0).requests_age_ms(), 5000U);
+  EXPECT_EQ(report.windows(0).tokens(), 200U);
+  EXPECT_EQ(report.windows(0).slots(), 1U);
+  running->Settle(100, 0, 30);
+  running.reset();
+  EXPECT_EQ(reports_.size(), 1U) << "less than reserved: nothing is owed";
+}
+
+TEST_F(LeasedTest, WhatIsLeasedIsSpentWithoutAsking) {
+  const auto key = LimitedKey();
+  SetMode(false);
+  const std::string* leased = Lease(Request(key, 50, 50));
+  const v1::PermitRequest request = reports_.back().permit_request();
+  EXPECT_EQ(request.requests(), 1U);
+  EXPECT_EQ(request.tokens(), 100U);
+  EXPECT_EQ(request.slots(), 1U);
+  EXPECT_EQ(request.requests_limit(), 10U);
+  Answer(3, 250, 1);
+  EXPECT_EQ(*leased, "");
+  const size_t asked = reports_.size();
+  for (int i = 0; i < 2; ++i) {
+    auto permit = Admit(Request(key, 50, 50));
+    ASSERT_NE(permit, nullptr) << i;
+    permit->Settle(50, 0, 50);
+  }
+  EXPECT_EQ(reports_.size(), asked);
+  Lease(Request(key, 50, 50));
+  EXPECT_EQ(reports_.back().permit_request().requests(), 0U) << "one is left";
+  EXPECT_EQ(reports_.back().permit_request().tokens(), 100U) << "50 are left: too few";
+}
+
+TEST_F(LeasedTest, PermitsEndWithTheirWindow) {
+  const auto key = LimitedKey();
+  SetMode(false);
+  Lease(Request(key, 50, 50));
+  now_ += absl::Seconds(10);
+  Answer(3, 500, 1);  // 30 s from sending the request, 20 from now
+  now_ += absl::Seconds(19);
+  EXPECT_EQ(Refused(Request(key, 50, 50)), "");
+  now_ += absl::Seconds(1);
+  Lease(Request(key, 50, 50));
+  EXPECT_EQ(reports_.back().permit_request().requests(), 1U);
+}
+
+TEST_F(LeasedTest, ARefusalByBillingNamesTheLimitOverAllGateways) {
+  const auto key = LimitedKey();
+  SetMode(false);
+  const std::string* refused = Lease(Request(key, 50, 50));
+  Answer(0, 0, 0, v1::WINDOW_LIMIT_REQUESTS);
+  EXPECT_EQ(*refused, "requests");
+  const size_t asked = reports_.size();
+  Refusal again;
+  EXPECT_EQ(Refused(Request(key, 50, 50), &again), "requests");
+  EXPECT_EQ(reports_.size(), asked) << "not asked for every request that comes";
+  EXPECT_THAT(again.message, HasSubstr("limit 10, used 10. Resets in 30 s"));
+  EXPECT_EQ(again.retry_after, absl::Seconds(30));
+  now_ += absl::Milliseconds(251);
+  Lease(Request(key, 50, 50));
+  EXPECT_EQ(reports_.size(), asked + 1);
+  const std::string* unknown = Lease(Request(key, 50, 50));
+  Answer(0, 0, 0, v1::WINDOW_LIMIT_UNKNOWN);
+  EXPECT_EQ(*unknown, "billing_away");
+}
+
+TEST_F(LeasedTest, WhatIsNotUsedGoesBackWhenOthersNeedIt) {
+  const auto key = LimitedKey();
+  SetMode(false);
+  Lease(Request(key, 50, 50));
+  Answer(5, 400, 3);
+  auto running = Admit(Request(key, 50, 50));
+  const v1::PermitReturn back = Recall(key->key_id);
+  EXPECT_EQ(back.number(), 3U);
+  EXPECT_EQ(back.requests(), 4U);
+  EXPECT_EQ(back.tokens(), 300U);
+  EXPECT_EQ(back.slots(), 2U) << "one runs";
+  EXPECT_EQ(back.tokens_window(), 7U);
+  running->Settle(50, 0, 10);
+  running.reset();
+  EXPECT_EQ(Recall(key->key_id).tokens(), 40U) << "what was reserved and not used";
+}
+
+TEST_F(LeasedTest, WhatAStreamUsedBeyondItsPermitsIsOwed) {
+  const auto key = LimitedKey();
+  SetMode(false);
+  Lease(Request(key, 50, 50));
+  Answer(1, 130, 1);
+  auto running = Admit(Request(key, 50, 50));
+  running->Settle(50, 0, 200);  // 150 more than reserved, 30 are left
+  running.reset();
+  EXPECT_EQ(reports_.back().tokens_owed().tokens(), 120U);
+}
+
+TEST_F(LeasedTest, IdleSlotsGoBackByThemselves) {
+  const auto key = LimitedKey();
+  SetMode(false);
+  Lease(Request(key, 50, 50));
+  Answer(1, 100, 1);
+  Admit(Request(key, 50, 50)).reset();
+  const size_t before = reports_.size();
+  admission_->Tick();
+  EXPECT_EQ(reports_.size(), before);
+  now_ += absl::Seconds(5);
+  admission_->Tick();
+  EXPECT_EQ(reports_.back().permit_return().slots(), 1U);
+}
+
+TEST_F(LeasedTest, TheLastGatewayGoesOnWithWhatAllHaveCounted) {
+  const auto key = LimitedKey();
+  SetMode(false);
+  Lease(Request(key, 50, 50));
+  Answer(3, 300, 1);
+  Admit(Request(key, 50, 50)).reset();
+  v1::KeyWindow all;
+  all.set_key_id(key->key_id.ToBytes());
+  all.set_requests(9);
+  all.set_requests_age_ms(20'000);
+  SetMode(/*alone=*/true, {all});
+  EXPECT_EQ(Refused(Request(key, 50, 50)), "") << "the tenth";
+  Refusal refusal;
+  EXPECT_EQ(Refused(Request(key, 50, 50), &refusal), "requests");
+  EXPECT_EQ(refusal.retry_after, absl::Seconds(40));
+}
+
+TEST_F(LeasedTest, WithoutAStreamALeaseIsSpentAndThenNothingIsAdmitted) {
+  const auto key = LimitedKey();
+  SetMode(false);
+  Lease(Request(key, 50, 50));
+  Answer(1, 100, 1);
+  const std::string* lost = Lease(Request(key, 90, 90));
+  connected_ = false;
+  admission_->Broken();
+  EXPECT_EQ(*lost, "billing_away");
+  EXPECT_EQ(Refused(Request(key, 50, 50)), "");
+  EXPECT_EQ(*Lease(Request(key, 50, 50)), "billing_away");
 }
 
 // ---- prices ----
