@@ -215,6 +215,7 @@ bool Gateway::ready() const {
 void Gateway::UpdateMetrics() {
   const SpoolStats stats = impl_->journal->Stats();
   impl_->metrics.Spool(stats.bytes, stats.last_sync_ms);
+  impl_->metrics.ReservedHolds(impl_->book->reserved_total());
 }
 
 Health Gateway::CurrentHealth() const {

@@ -74,7 +74,7 @@ struct Billing::Impl {
     ProcessState state;
     const absl::Status writes = store->WriteHealth();
     state.ready = !draining && writes.ok() && (lifecycle == nullptr || lifecycle->ready());
-    state.items = {{"gateways", absl::StrCat(keys.subscribers())},
+    state.items = {{"gateways", absl::StrCat(leases->attached())},
                    {"open items", absl::StrCat(open_items.load())},
                    {"quarantined", absl::StrCat(quarantined.load())}};
     const StoreStats stats = store->Stats();
@@ -163,6 +163,7 @@ struct Billing::Impl {
       return absl::OkStatus();
     });
     metrics.SetOpen(open_items, quarantined);
+    metrics.SetLeases(leases->attached(), leases->recalls().rounds());
     metrics.SetStore(store->Stats(), store->WriteHealth().ok(), covered_us);
     if (looked.ok() && new_prices) PublishPrices(now_us);
     if (looked.ok()) prices_looked_us = now_us;

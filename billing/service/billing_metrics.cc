@@ -54,6 +54,12 @@ BillingMetrics::BillingMetrics() {
   const auto gauge = [&](const char* name, const char* help) {
     return &prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add({});
   };
+  attached_ = gauge("gantry_billing_attached_gateways", "Gateways that are attached");
+  recall_rounds_ = &prometheus::BuildCounter()
+                        .Name("gantry_billing_recall_rounds_total")
+                        .Help("Times that gateways were asked to give credit back because money was short")
+                        .Register(registry)
+                        .Add({});
   longest_commit_ =
       gauge("gantry_billing_longest_commit_seconds", "The slowest group commit since this process started");
   longest_checkpoint_ = gauge("gantry_billing_longest_checkpoint_seconds",
@@ -98,6 +104,10 @@ void BillingMetrics::SetOutbox(int64_t waiting, int64_t parked) {
 }
 void BillingMetrics::CountDelivery(const char* result) {
   deliveries_->Add({{"result", result}}).Increment();
+}
+void BillingMetrics::SetLeases(int attached, int64_t recall_rounds) {
+  attached_->Set(attached);
+  recall_rounds_->Increment(static_cast<double>(recall_rounds) - recall_rounds_->Value());
 }
 
 void BillingMetrics::SetStore(const StoreStats& stats, bool writable, int64_t covered_us) {

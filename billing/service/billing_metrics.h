@@ -29,6 +29,8 @@ class BillingMetrics {
   void SetOpen(int64_t open_items, int64_t quarantined);
   void SetOutbox(int64_t waiting, int64_t parked);
   void CountDelivery(const char* result);  // "delivered", "failed", "parked"
+  // Gateways that are attached; rounds in which they were asked to give credit back, since this process started.
+  void SetLeases(int attached, int64_t recall_rounds);
   // `covered_us`: when the newest confirmed backup was made, 0: never.
   void SetStore(const StoreStats& stats, bool writable, int64_t covered_us);
 
@@ -41,6 +43,8 @@ class BillingMetrics {
   prometheus::Counter* commands_;
   prometheus::Gauge* open_items_;
   prometheus::Gauge* quarantined_;
+  prometheus::Gauge* attached_;
+  prometheus::Counter* recall_rounds_;
   prometheus::Gauge* longest_commit_;
   prometheus::Gauge* longest_checkpoint_;
   prometheus::Gauge* wal_bytes_;

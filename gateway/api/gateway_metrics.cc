@@ -52,7 +52,12 @@ struct GatewayMetrics::Families {
                         .Name("gantry_gateway_spool_fsync_seconds")
                         .Help("Duration of the last group commit of the spool")
                         .Register(registry)
-                        .Add({})) {}
+                        .Add({})),
+        reserved(prometheus::BuildCounter()
+                     .Name("gantry_gateway_reserved_holds_total")
+                     .Help("Requests whose money was set aside by a call of their own, because it was short")
+                     .Register(registry)
+                     .Add({})) {}
   prometheus::Family<prometheus::Counter>& requests;
   prometheus::Family<prometheus::Counter>& tokens;
   prometheus::Family<prometheus::Counter>& refusals;
@@ -61,6 +66,7 @@ struct GatewayMetrics::Families {
   prometheus::Gauge& active;
   prometheus::Gauge& spool_bytes;
   prometheus::Gauge& spool_fsync;
+  prometheus::Counter& reserved;
 };
 
 GatewayMetrics::GatewayMetrics() : families_(std::make_unique<Families>(*metrics_.registry())) {}
@@ -96,6 +102,9 @@ void GatewayMetrics::StreamEnded() {
 void GatewayMetrics::Spool(int64_t bytes, double last_sync_ms) {
   families_->spool_bytes.Set(static_cast<double>(bytes));
   families_->spool_fsync.Set(last_sync_ms / 1000);
+}
+void GatewayMetrics::ReservedHolds(int64_t total) {
+  families_->reserved.Increment(static_cast<double>(total) - families_->reserved.Value());
 }
 
 }  // namespace gantry::gateway

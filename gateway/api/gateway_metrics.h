@@ -24,6 +24,7 @@ class GatewayMetrics {
   void StreamStarted();
   void StreamEnded();
   void Spool(int64_t bytes, double last_sync_ms);
+  void ReservedHolds(int64_t total);  // since the start; from one thread
 
   const Metrics& metrics() const { return metrics_; }
 
