@@ -4,7 +4,9 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "gantry/v1/lease.grpc.pb.h"
@@ -30,56 +32,83 @@ class Line final : public LeaseLine {
     if (thread_ != nullptr) thread_->Stop();
   }
 
+  // Never waits for billing to read: a request that needs permits shares its thread with others' tokens.
   bool Send(const v1::GatewayReport& report) override {
     std::lock_guard lock(mu_);
-    return stream_ != nullptr && stream_->Write(report);
+    if (!open_ || leaving_ || reports_.size() >= kReportLimit) return false;
+    reports_.push_back(report);
+    changed_.notify_all();
+    return true;
   }
 
   void Leave() override {
     v1::GatewayReport leaving;
     leaving.mutable_leaving();
     thread_->MakeLast();
-    {
-      std::lock_guard lock(mu_);
-      if (stream_ == nullptr || !stream_->Write(leaving)) return;
-      // Billing ends the stream when it has read that; until then nothing may cancel it.
-      stream_->WritesDone();
-    }
+    if (!Send(leaving)) return;
     std::unique_lock lock(mu_);
-    ended_.wait_for(lock, std::chrono::seconds(1), [this] { return stream_ == nullptr; });
+    leaving_ = true;
+    changed_.notify_all();
+    // Billing ends the stream when it has read that.
+    changed_.wait_for(lock, std::chrono::seconds(1), [this] { return !open_; });
   }
 
  private:
+  using Stream = grpc::ClientReaderWriter<v1::GatewayReport, v1::GatewayOrder>;
+  static constexpr size_t kReportLimit = 10'000;
+
   bool Run(grpc::ClientContext* context) {
-    auto stream = stub_->Attach(context);
-    bool useful = stream->Write(hello_);
-    if (useful) {
+    const std::unique_ptr<Stream> stream = stub_->Attach(context);
+    {
       std::lock_guard lock(mu_);
-      stream_ = stream.get();
+      open_ = true;
+      reports_.assign(1, hello_);
     }
+    std::thread writer([this, &stream] { Write(stream.get()); });
     v1::GatewayOrder order;
     bool any = false;
-    while (useful && stream->Read(&order)) {
+    while (stream->Read(&order)) {
       any = true;
       handlers_.order(order);
     }
     {
       std::lock_guard lock(mu_);
-      stream_ = nullptr;
+      open_ = false;
+      reports_.clear();
     }
-    ended_.notify_all();
+    changed_.notify_all();
     handlers_.broken();
-    context->TryCancel();
+    context->TryCancel();  // a write that waits for its reader ends
+    writer.join();
     stream->Finish();
     return any;
+  }
+
+  void Write(Stream* stream) {
+    std::unique_lock lock(mu_);
+    for (;;) {
+      changed_.wait(lock, [this] { return !open_ || !reports_.empty() || leaving_; });
+      if (!open_) return;
+      if (reports_.empty()) break;  // good-bye has been said
+      const v1::GatewayReport report = std::move(reports_.front());
+      reports_.pop_front();
+      lock.unlock();
+      const bool written = stream->Write(report);
+      lock.lock();
+      if (!written) return;
+    }
+    lock.unlock();
+    stream->WritesDone();
   }
 
   const std::unique_ptr<v1::Leases::Stub> stub_;
   Handlers handlers_;
   v1::GatewayReport hello_;
   std::mutex mu_;
-  std::condition_variable ended_;
-  grpc::ClientReaderWriter<v1::GatewayReport, v1::GatewayOrder>* stream_ = nullptr;  // guarded by mu_
+  std::condition_variable changed_;
+  std::deque<v1::GatewayReport> reports_;  // guarded by mu_, as what follows
+  bool open_ = false;
+  bool leaving_ = false;
   std::unique_ptr<StreamThread> thread_;
 };
 

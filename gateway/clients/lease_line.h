@@ -24,7 +24,8 @@ class LeaseLine {
   // Attaches, again and again until Stop, which waits for the handlers to have ended. Each once.
   virtual void Start(Handlers handlers) = 0;
   virtual void Stop() = 0;
-  // Any thread; false: there is no stream now, nothing was sent. Reports of one thread keep their order.
+  // Any thread; never blocks. False: there is no stream now, nothing was sent. What was accepted is sent in order, or
+  // lost with the stream.
   virtual bool Send(const v1::GatewayReport& report) = 0;
   // Says good-bye: this gateway serves nothing any more. Waits for the stream to end, which is not opened again.
   virtual void Leave() = 0;
