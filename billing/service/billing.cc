@@ -23,6 +23,7 @@
 #include "billing/outbox/courier.h"
 #include "billing/outbox/outbox.h"
 #include "billing/outbox/post.h"
+#include "billing/parties/parking.h"
 #include "billing/receipt/receipt_desk.h"
 #include "billing/service/auditor.h"
 #include "billing/service/backup_stream.h"
@@ -65,7 +66,7 @@ struct Billing::Impl {
   absl::Notification stop;
   std::thread ticker;
   std::atomic<bool> draining{false};
-  std::atomic<int64_t> open_items{0}, quarantined{0}, covered_us{0};
+  std::atomic<int64_t> open_items{0}, quarantined{0}, parked{0}, covered_us{0};
   // The ticker's.
   int64_t prices_looked_us = 0;
   std::chrono::steady_clock::time_point alerts_next{};
@@ -81,7 +82,7 @@ struct Billing::Impl {
     state.items.push_back({"longest commit", absl::StrCat(static_cast<int64_t>(stats.longest_commit_s * 1e3), " ms")});
     if (!writes.ok()) state.items.push_back({"books", std::string(writes.message())});
     const AuditorState audit = auditor->State();
-    if (audit.parked > 0) state.items.push_back({"parked parties", absl::StrCat(audit.parked)});
+    if (parked > 0) state.items.push_back({"parked parties", absl::StrCat(parked.load())});
     if (!audit.trouble.empty()) state.items.push_back({"audit", audit.trouble});
     return state;
   }
@@ -158,6 +159,7 @@ struct Billing::Impl {
       }
       Rows rows = db.Query("SELECT min(expires_us) FROM credit_lot WHERE left_micro > 0");
       due |= rows.Next() && !rows.IsNull(0) && rows.Int(0) <= now_us;
+      parked = static_cast<int64_t>(ParkedParties(db).size());
       due |= CountAside(db) > 0 || AnyIdempotencyToPrune(db, now_us);
       new_prices = PricesTakeEffect(db, prices_looked_us, now_us);
       return absl::OkStatus();
@@ -165,6 +167,8 @@ struct Billing::Impl {
     metrics.SetOpen(open_items, quarantined);
     metrics.SetLeases(leases->attached(), leases->recalls().rounds());
     metrics.SetStore(store->Stats(), store->WriteHealth().ok(), covered_us);
+    const AuditorState audit = auditor->State();
+    metrics.SetAudit(parked, parked == 0 && audit.trouble.empty(), audit.full_us);
     if (looked.ok() && new_prices) PublishPrices(now_us);
     if (looked.ok()) prices_looked_us = now_us;
     if (!looked.ok() || !due) return;

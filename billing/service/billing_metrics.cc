@@ -77,6 +77,12 @@ BillingMetrics::BillingMetrics() {
                      .Help("Tries to deliver a message, by result")
                      .Register(registry);
   for (const char* result : {"delivered", "failed", "parked"}) deliveries_->Add({{"result", result}});
+  parked_ =
+      gauge("gantry_billing_parked_parties", "Parties whose books an audit found wrong: nothing is booked for them");
+  books_hold_ = gauge("gantry_billing_books_hold", "0: the last audit found the books wrong or could not be made");
+  books_hold_->Set(1);
+  last_audit_ = gauge("gantry_billing_last_full_audit_timestamp_seconds",
+                      "When everything was audited last; 0: not since this process started");
 }
 
 void BillingMetrics::CountRecord(int witness, int outcome) {
@@ -108,6 +114,11 @@ void BillingMetrics::CountDelivery(const char* result) {
 void BillingMetrics::SetLeases(int attached, int64_t recall_rounds) {
   attached_->Set(attached);
   recall_rounds_->Increment(static_cast<double>(recall_rounds) - recall_rounds_->Value());
+}
+void BillingMetrics::SetAudit(int64_t parked, bool well, int64_t full_us) {
+  parked_->Set(static_cast<double>(parked));
+  books_hold_->Set(well ? 1 : 0);
+  last_audit_->Set(static_cast<double>(full_us) / 1e6);
 }
 
 void BillingMetrics::SetStore(const StoreStats& stats, bool writable, int64_t covered_us) {

@@ -31,6 +31,9 @@ class BillingMetrics {
   void CountDelivery(const char* result);  // "delivered", "failed", "parked"
   // Gateways that are attached; rounds in which they were asked to give credit back, since this process started.
   void SetLeases(int attached, int64_t recall_rounds);
+  // Parties that are parked; whether the last audit had nothing to say against the books; when everything was audited
+  // last, 0: not since the start.
+  void SetAudit(int64_t parked, bool well, int64_t full_us);
   // `covered_us`: when the newest confirmed backup was made, 0: never.
   void SetStore(const StoreStats& stats, bool writable, int64_t covered_us);
 
@@ -53,6 +56,9 @@ class BillingMetrics {
   prometheus::Gauge* outbox_waiting_;
   prometheus::Gauge* outbox_parked_;
   prometheus::Family<prometheus::Counter>* deliveries_;
+  prometheus::Gauge* parked_;
+  prometheus::Gauge* books_hold_;
+  prometheus::Gauge* last_audit_;
 };
 
 }  // namespace gantry::billing

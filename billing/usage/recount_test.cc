@@ -88,7 +88,8 @@ TEST(Recount, RowsOfOnePartyAreFoundByTheirIndex) {
   Books books;
   books.Do([](Database& db) -> absl::Status {
     for (const auto& [query, index] :
-         {std::pair("SELECT count(*) FROM usage_of_party WHERE party_no = 1", "usage_by_party (<expr>=? AND party_no=?)"),
+         {std::pair("SELECT count(*) FROM usage_of_party WHERE party_no = 1",
+                    "usage_by_party (<expr>=? AND party_no=?)"),
           std::pair("SELECT sum(amount_micro) FROM transfer_of_account WHERE debit_account = 1 AND booked_us < 5",
                     "transfer_by_debit (<expr>=? AND debit_account=?)"),
           std::pair("SELECT sum(amount_micro) FROM transfer_of_account WHERE credit_account = 1",
