@@ -71,7 +71,7 @@ void Everything(Books& books) {
       if (!status.ok() || used) return status;
       v1::VoidHoldRequest end;
       end.set_hold_id(record.hold_id());
-      return VoidHold(db, end).status();
+      return VoidHold(db, end, books.now_us()).status();
     });
     if (!used) continue;
     books.Append(record);
