@@ -34,6 +34,7 @@ std::string CheckTotals(const v1::Invoice& document, bool own_tax) {
 }
 
 struct Invoice {
+  std::string row;  // as findings name it
   std::string name, currency;
   int64_t buyer = 0, period = 0;
   bool booked = false, voided = false;
@@ -48,11 +49,14 @@ std::map<int64_t, Invoice> ReadInvoices(Database& db, Findings* findings) {
       "SELECT i.invoice_no, i.name, p.currency, i.party_no, i.period, i.booked, r.voided, i.usage_micro, "
       "i.usage_residue_pico, i.unheld_micro, i.commitment_micro, i.promotion_micro, i.carried_micro, i.rounding_micro, "
       "i.net_minor, i.tax_minor, r.gross_minor, r.credited_minor, r.allocated_minor, r.open, "
-      "(SELECT count(*) FROM invoice_void v WHERE v.invoice_no = i.invoice_no), i.content "
+      "(SELECT count(*) FROM invoice_void v WHERE v.invoice_no = i.invoice_no), i.content, i.issued_us, "
+      "i.seller_no IS p.parent_no AND i.seller_no IS (SELECT s.seller_no FROM invoice_series s WHERE s.series = "
+      "i.series AND s.kind = 1), i.name IS printf('%s-%06d', i.series, i.number), i.series || '-' || i.number "
       "FROM invoice i JOIN party p USING (party_no) LEFT JOIN receivable r USING (invoice_no)");
   while (rows.Next()) {
     Invoice& invoice = invoices[rows.Int(0)];
-    invoice = {.name = rows.Text(1),
+    invoice = {.row = absl::StrCat("invoice ", rows.Text(25)),
+               .name = rows.Text(1),
                .currency = rows.Text(2),
                .buyer = rows.Int(3),
                .period = rows.Int(4),
@@ -72,13 +76,18 @@ std::map<int64_t, Invoice> ReadInvoices(Database& db, Findings* findings) {
                .allocated = rows.Int(18),
                .open = rows.Int(19)};
     const auto wrong_is = [&](std::string detail) {
-      findings->Add(check::kInvoiceBooks, absl::StrCat("invoice ", invoice.name), std::move(detail), invoice.buyer);
+      findings->Add(check::kInvoiceBooks, invoice.row, std::move(detail), invoice.buyer);
     };
     if (rows.IsNull(16)) wrong_is("is not among the receivables");
     if (invoice.voided != (rows.Int(20) == 1)) wrong_is("void or not?");
-    if (!invoice.booked) continue;
+    if (rows.Int(24) == 0) wrong_is("its name is not its number");
     v1::Invoice content;
     if (!content.ParseFromString(rows.Text(21))) continue;  // CheckInvoices says so
+    // Those of before invoices were booked do not say when they were issued.
+    if (invoice.booked != (content.issued_us() != 0)) wrong_is("booked or not?");
+    if (!invoice.booked) continue;
+    if (rows.Int(23) == 0) wrong_is("its seller has not that buyer, or not that series");
+    if (content.issued_us() != rows.Int(22)) wrong_is("was issued at another time");
     const std::string wrong = CheckTotals(content, /*own_tax=*/true);
     if (!wrong.empty()) wrong_is(wrong);
     if (content.number() != invoice.name || content.net_minor() != invoice.net || content.tax_minor() != invoice.tax ||
@@ -125,7 +134,7 @@ void CheckPostings(Database& db, const std::map<int64_t, Invoice>& invoices, Fin
   for (const auto& [no, i] : invoices) {
     if (!i.booked) continue;
     const auto wrong_is = [&, &row = i](const char* detail) {
-      findings->Add(check::kInvoiceBooks, absl::StrCat("invoice ", row.name), detail, row.buyer);
+      findings->Add(check::kInvoiceBooks, row.row, detail, row.buyer);
     };
     const int64_t unit = UnitOf(i.currency);
     const __int128 net = static_cast<__int128>(i.net) * unit, tax = static_cast<__int128>(i.tax) * unit;
@@ -204,8 +213,8 @@ void CheckNotes(Database& db, const std::map<int64_t, Invoice>& invoices, int64_
     const auto found = taken.find(no);
     const int64_t credited = found == taken.end() ? 0 : found->second.first + found->second.second;
     if (credited == i.credited) continue;
-    findings->Add(check::kCreditNotes, absl::StrCat("invoice ", i.name),
-                  absl::StrCat("credited ", i.credited, ", notes give ", credited), i.buyer);
+    findings->Add(check::kCreditNotes, i.row, absl::StrCat("credited ", i.credited, ", notes give ", credited),
+                  i.buyer);
   }
 }
 
@@ -267,13 +276,13 @@ void CheckAllocations(Database& db, const std::map<int64_t, Invoice>& invoices, 
     const auto found = of_invoice.find(no);
     const __int128 allocated = found == of_invoice.end() ? 0 : found->second;
     if (allocated != i.allocated || i.allocated + i.credited > i.gross || (i.voided && i.allocated + i.credited > 0)) {
-      wrong_is(absl::StrCat("invoice ", i.name),
+      wrong_is(i.row,
                absl::StrCat(i.allocated, " is allocated and ", i.credited, " credited of ", i.gross,
                             ", its allocations give ", static_cast<int64_t>(allocated)),
                i.buyer);
     }
     if (i.open != (!i.voided && i.allocated + i.credited < i.gross ? 1 : 0)) {
-      wrong_is(absl::StrCat("invoice ", i.name), "open or not?", i.buyer);
+      wrong_is(i.row, "open or not?", i.buyer);
     }
   }
 }

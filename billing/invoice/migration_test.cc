@@ -5,14 +5,13 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include "billing/audit/audit.h"
-#include "billing/catalog/parties.h"
-#include "billing/catalog/plans.h"
 #include "billing/invoice/credit_note.h"
 #include "billing/invoice/invoice.h"
 #include "billing/invoice/payments.h"
-#include "billing/ledger/lots.h"
+#include "billing/ledger/ledger.h"
 #include "billing/store/chain.h"
 #include "billing/store/store.h"
 
@@ -33,32 +32,26 @@ std::unique_ptr<Store> Open(const std::string& path, absl::Span<const Migration>
   std::abort();
 }
 
-// A house, a tenant with 10.00, and its invoice of November as it was written then.
+// A house, a tenant that has paid 1.00 three times, and its invoice of November, written in the tables of then: today's
+// functions know others.
 absl::Status WriteOldBooks(Database& db) {
-  v1::CreatePartyRequest house;
-  house.set_kind(v1::PARTY_KIND_HOUSE);
-  house.set_name("house");
-  house.set_currency("EUR");
-  if (absl::Status status = CreateParty(db, house, kNovemberUs).status(); !status.ok()) return status;
-  v1::PublishPlanVersionRequest plan;
-  plan.set_plan("standard");
-  plan.set_currency("EUR");
-  for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
-    v1::PriceLine* line = plan.add_lines();
-    line->set_model_glob("*");
-    line->set_token_class(static_cast<v1::TokenClass>(c));
-  }
-  if (absl::Status status = PublishPlanVersion(db, plan, kNovemberUs).status(); !status.ok()) return status;
-  v1::CreatePartyRequest tenant;
-  tenant.set_kind(v1::PARTY_KIND_TENANT);
-  tenant.set_name("demo");
-  if (absl::Status status = CreateParty(db, tenant, kNovemberUs).status(); !status.ok()) return status;
-  absl::StatusOr<PartyRow> demo = PartyByName(db, "demo");
-  if (!demo.ok()) return demo.status();
-  for (int i = 0; i < 3; ++i) {
-    if (absl::Status status = PostCredit(db, *demo, {.amount_micro = 1'000'000}, kNovemberUs); !status.ok()) {
-      return status;
-    }
+  db.Script(
+      "INSERT INTO party VALUES (1, randomblob(16), 1, 'house', 'House Ltd', 'EUR', 1, NULL, 0, 0, 'UTC', 1);"
+      "INSERT INTO party VALUES (2, randomblob(16), 3, 'demo', 'Demo Ltd', 'EUR', 1, 1, 1, 0, 'UTC', 1);"
+      "INSERT INTO account VALUES (1, 1, 'cash', 'EUR', 3000000, 0, 0, 0);"
+      "INSERT INTO account VALUES (2, 2, 'customer', 'EUR', 0, 3000000, 0, 0);"
+      "INSERT INTO billing_period VALUES (2, 202611, 1, 2, 'UTC', '', 1);");
+  std::string hash;
+  for (int64_t seq = 1; seq <= 3; ++seq) {
+    const Transfer transfer{.debit_account = 1,
+                            .credit_account = 2,
+                            .amount_micro = 1'000'000,
+                            .reference = "wire",
+                            .booked_us = kNovemberUs};
+    hash = TransferHash(hash, seq, transfer);
+    db.Execute("INSERT INTO transfer VALUES (?, 1, 2, 1000000, 1, 0, 'wire', ?, ?)", seq, kNovemberUs, Blob{hash});
+    db.Execute("INSERT INTO credit_lot VALUES (?, 2, 2, 0, 1000000, 1000000, ?, 9223372036854775807, ?)", seq,
+               kNovemberUs, seq);
   }
   v1::Invoice invoice;
   invoice.set_number("G2026-000001");
@@ -66,11 +59,8 @@ absl::Status WriteOldBooks(Database& db) {
   invoice.set_party_name("demo");
   invoice.set_period("2026-11");
   const std::string content = invoice.SerializeAsString();
-  db.Execute(
-      "INSERT INTO invoice (party_no, period, series, number, content, hash, issued_us) VALUES (?, 202611, 'G2026', 1, "
-      "?, ?, ?)",
-      demo->party_no, Blob{content}, Blob{Sha256(content)}, kDecemberUs);
-  db.Execute("INSERT INTO billing_period VALUES (?, 202611, 1, 2, 'UTC', '', 1)", demo->party_no);
+  db.Execute("INSERT INTO invoice VALUES (2, 202611, 'G2026', 1, ?, ?, ?)", Blob{content}, Blob{Sha256(content)},
+             kDecemberUs);
   return absl::OkStatus();
 }
 
@@ -91,7 +81,8 @@ TEST(InvoiceMigration, OldInvoicesAndMoneyComeAlong) {
       request.set_party_name("demo");
       request.set_period("2026-11");
       absl::StatusOr<v1::Invoice> old = FinalizeInvoice(db, request, kDecemberUs);
-      EXPECT_EQ(old->number(), "G2026-000001") << old.status();
+      if (!old.ok()) return old.status();
+      EXPECT_EQ(old->number(), "G2026-000001");
       EXPECT_EQ(GetDocument(db, "G2026-000001")->state(), "final");
       EXPECT_EQ(old->open_minor(), 0) << "it was paid from the balance";
       v1::CreateCreditNoteRequest credit;
@@ -104,7 +95,9 @@ TEST(InvoiceMigration, OldInvoicesAndMoneyComeAlong) {
       gone.set_reason("r");
       EXPECT_TRUE(absl::IsFailedPrecondition(VoidInvoice(db, gone, kDecemberUs).status()));
       request.set_period("2026-12");
-      EXPECT_EQ(FinalizeInvoice(db, request, kJanuaryUs)->number(), "G2026-000002") << "the series goes on";
+      absl::StatusOr<v1::Invoice> next = FinalizeInvoice(db, request, kJanuaryUs);
+      if (!next.ok()) return next.status();
+      EXPECT_EQ(next->number(), "G2026-000002") << "the series goes on";
       v1::ListPaymentsRequest payments;
       payments.set_party_name("demo");
       EXPECT_EQ(ListPayments(db, payments)->payments_size(), 3);
