@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "billing/audit/checks.h"
 #include "billing/parties/parking.h"
 #include "billing/parties/party_tree.h"
 #include "engine/base/status_macros.h"
@@ -187,7 +188,8 @@ void Auditor::Settle(Scope scope, const AuditResult& result, const Checkpoint& e
   absl::Status looked = options_.store->ReadAndWait([&](Database& db) -> absl::Status {
     for (const Finding& finding : result.findings) {
       absl::StatusOr<PartyRow> party = PartyByNo(db, finding.party_no);
-      if (!party.ok() || party->depth == 0) {
+      // Whoever has less than nothing gets no credit anyway; a lowered limit does that to books that are right.
+      if (!party.ok() || party->depth == 0 || finding.check == check::kOverdraft) {
         if (beyond.empty()) beyond = absl::StrCat(finding.check, ": ", finding.row, ": ", finding.detail);
       } else if (!IsAccepted(db, finding.party_no, finding.row, finding.detail)) {
         to_park.push_back(finding);

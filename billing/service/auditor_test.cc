@@ -123,6 +123,22 @@ TEST_F(AuditorTest, AFindingAboutNobodyParksNobodyAndIsTold) {
   EXPECT_EQ(auditor->State().checkpoint_us, 0);
 }
 
+TEST_F(AuditorTest, ALimitThatWasLoweredBelowWhatIsHeldParksNobody) {
+  const auto limit = [&](int64_t micro) {
+    books_.Do([&](Database& db) -> absl::Status {
+      db.Execute("UPDATE party SET credit_limit_micro = ? WHERE name = 'demo'", micro);
+      return absl::OkStatus();
+    });
+  };
+  limit(20'000'000);
+  ASSERT_FALSE(books_.Slice(12'000'000).IsZero());
+  limit(0);
+  auto auditor = Start();
+  auditor->AuditEverythingNow();
+  EXPECT_EQ(Parked(), "");
+  EXPECT_THAT(auditor->State().trouble, HasSubstr("no overdraft: account 1: demo: available"));
+}
+
 TEST_F(AuditorTest, LargeBooksAreAuditedOnACopy) {
   auto auditor = Start(1000, /*direct_bytes_max=*/0);
   auditor->AuditEverythingNow();

@@ -1,0 +1,78 @@
+// Books from before rows were sealed: the step of the schema seals what is there, as it stands.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+#include "billing/audit/checks.h"
+#include "billing/store/schema.h"
+#include "billing/store/store.h"
+
+namespace gantry::billing {
+namespace {
+
+constexpr char kRows[] = R"sql(
+  INSERT INTO party (party_id, kind, name, legal_name, currency, status, parent_no, depth, credit_limit_micro, time_zone,
+    created_us) VALUES (randomblob(16), 1, 'house', '', 'EUR', 1, NULL, 0, 0, 'UTC', 1),
+    (randomblob(16), 3, 'demo', '', 'EUR', 1, 1, 1, 0, 'UTC', 1);
+  INSERT INTO gateway (gateway_id, epoch, since_us) VALUES (randomblob(16), 1, 1);
+  INSERT INTO account (party_no, type, currency, credit_micro) VALUES (2, 'customer', 'EUR', 5), (1, 'cash', 'EUR', 0);
+  UPDATE account SET debit_micro = 5 WHERE account_no = 2;
+  INSERT INTO transfer (debit_account, credit_account, amount_micro, kind, source, reference, booked_us, hash)
+    VALUES (2, 1, 5, 1, 0, '', 1, zeroblob(32));
+  INSERT INTO credit_lot (account_no, kind, priority, amount_micro, left_micro, granted_us, expires_us, transfer_seq)
+    VALUES (1, 2, 0, 5, 5, 1, 9, 1);
+  INSERT INTO slice (slice_id, party_no, gateway_no, gateway_epoch, wanted_micro, minimum_micro, granted_micro, open,
+    granted_us) VALUES (randomblob(16), 2, 1, 1, 9, 1, 9, 0, 1), (randomblob(16), 2, 1, 1, 9, 1, 9, 1, 1);
+  INSERT INTO hold (hold_id, party_no, gateway_no, gateway_epoch, request_id, first_micro, held_micro, state, granted_us)
+    VALUES (randomblob(16), 2, 1, 1, randomblob(16), 3, 3, 1, 1), (randomblob(16), 2, 1, 1, randomblob(16), 3, 3, 2, 1);
+  INSERT INTO credit_hop (credit_id, party_no, granted_micro, open) VALUES (randomblob(16), 2, 4, 0);
+  INSERT INTO model (name) VALUES ('m');
+  INSERT INTO worker (worker_id) VALUES (randomblob(16));
+  INSERT INTO witness (record_id, request_id, party_no, worker_no, attempt, sequence, from_index, to_index, prompt_tokens,
+    cached_tokens, recomputed_tokens, finish_reason, model_no, ended_us)
+    VALUES (randomblob(16), randomblob(16), 2, 1, 1, 0, 0, 5, 5, 0, 0, 1, 1, 1);
+)sql";
+
+TEST(Seals, AreMadeOfWhatEarlierBooksHold) {
+  char name[] = "/tmp/gantry-seals-XXXXXX";
+  ASSERT_NE(mkdtemp(name), nullptr);
+  const std::string dir = name;
+  absl::Span<const Migration> before = Migrations();
+  size_t step = 0;
+  while (step < before.size() && std::string(before[step].name) != "0007_audit") ++step;
+  ASSERT_LT(step, before.size());
+  {
+    auto store = Store::Open({.path = dir + "/gantry.db", .migrations = before.first(step)});
+    ASSERT_TRUE(store.ok()) << store.status();
+    absl::Status filled = (*store)->WriteAndWait([](Database& db) -> absl::Status {
+      db.Script(kRows);
+      return absl::OkStatus();
+    });
+    ASSERT_TRUE(filled.ok()) << filled;
+  }
+  auto store = Store::Open({.path = dir + "/gantry.db"});
+  ASSERT_TRUE(store.ok()) << store.status();
+  absl::Status looked = (*store)->ReadAndWait([](Database& db) -> absl::Status {
+    Findings findings;
+    CheckSeals(db, &findings);
+    CheckWitnesses(db, &findings);
+    CheckLots(db, &findings);
+    const AuditResult result = findings.Take();
+    EXPECT_TRUE(result.report.ok()) << result.report.DebugString();
+    Rows rows = db.Query(
+        "SELECT (SELECT count(seal) FROM hold), (SELECT count(seal) FROM slice), (SELECT count(seal) FROM witness)");
+    EXPECT_TRUE(rows.Next());
+    EXPECT_EQ(rows.Int(0), 1) << "of the hold that has ended";
+    EXPECT_EQ(rows.Int(1), 1) << "of the slice that is closed";
+    EXPECT_EQ(rows.Int(2), 1);
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(looked.ok()) << looked;
+  store->reset();
+  std::filesystem::remove_all(dir);
+}
+
+}  // namespace
+}  // namespace gantry::billing
