@@ -222,10 +222,7 @@ absl::StatusOr<std::optional<Checkpoint>> LastCheckpoint(Database& db, const Rec
   last.usage = end("usage");
   last.transfers = end("transfers");
   last.log = end("audit_log");
-  {
-    Rows rows = db.Query("SELECT account_no, debit_micro, credit_micro FROM audit_account");
-    while (rows.Next()) last.sums[rows.Int(0)] = {rows.Int(1), rows.Int(2)};
-  }
+  last.sums = RecordedSums(db);
   GANTRY_ASSIGN_OR_RETURN(const Lineage lineage, ReadLineage(db));
   if (BodyOf(last, lineage.books_id) != body) {
     return absl::DataLossError(absl::StrCat(name, ": sums of accounts or books are not those that were signed"));
@@ -250,7 +247,15 @@ AuditResult AuditTail(Database& db, const Checkpoint& from) {
   return findings.Take();
 }
 
-absl::Status RecordCheckpoint(Database& db, const ReceiptKeyRing& ring, const Checkpoint& checkpoint) {
+SumsByAccount RecordedSums(Database& db) {
+  SumsByAccount sums;
+  Rows rows = db.Query("SELECT account_no, debit_micro, credit_micro FROM audit_account");
+  while (rows.Next()) sums[rows.Int(0)] = {rows.Int(1), rows.Int(2)};
+  return sums;
+}
+
+absl::Status RecordCheckpoint(Database& db, const ReceiptKeyRing& ring, const Checkpoint& checkpoint,
+                              const SumsByAccount& recorded) {
   std::string key_id;
   for (const StoredReceiptKey& stored : AllReceiptKeys(db)) {
     if (ring.Has(stored.key.key_id)) key_id = stored.key.key_id;
@@ -258,18 +263,13 @@ absl::Status RecordCheckpoint(Database& db, const ReceiptKeyRing& ring, const Ch
   GANTRY_ASSIGN_OR_RETURN(const Lineage lineage, ReadLineage(db));
   const std::string body = BodyOf(checkpoint, lineage.books_id);
   GANTRY_ASSIGN_OR_RETURN(const std::string signature, ring.Sign(key_id, body));
-  SumsByAccount before;
-  {
-    Rows rows = db.Query("SELECT account_no, debit_micro, credit_micro FROM audit_account");
-    while (rows.Next()) before[rows.Int(0)] = {rows.Int(1), rows.Int(2)};
-  }
   for (const auto& [account, sum] : checkpoint.sums) {
-    const auto known = before.find(account);
-    if (known != before.end() && known->second == sum) continue;
+    const auto known = recorded.find(account);
+    if (known != recorded.end() && known->second == sum) continue;
     db.Execute("INSERT OR REPLACE INTO audit_account (account_no, debit_micro, credit_micro) VALUES (?, ?, ?)", account,
                sum.debit_micro, sum.credit_micro);
   }
-  for (const auto& [account, sum] : before) {
+  for (const auto& [account, sum] : recorded) {
     if (!checkpoint.sums.contains(account)) db.Execute("DELETE FROM audit_account WHERE account_no = ?", account);
   }
   db.Execute("INSERT INTO audit_checkpoint (made_us, complete, body, key_id, signature) VALUES (?, ?, ?, ?, ?)",

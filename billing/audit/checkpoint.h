@@ -52,7 +52,11 @@ AuditResult AuditTail(Database& db, const Checkpoint& from);
 // Rows that AuditTail would read.
 int64_t TailRows(Database& db, const Checkpoint& from);
 
-// Signs and records it, in place of sums before; keeps the last thousand. FAILED_PRECONDITION: there is no receipt key.
-absl::Status RecordCheckpoint(Database& db, const ReceiptKeyRing& ring, const Checkpoint& checkpoint);
+// The sums of the last checkpoint as they stand, whatever was signed.
+SumsByAccount RecordedSums(Database& db);
+// Signs and records it; writes what is different from `recorded`, so that the writer need not read it. Keeps the last
+// thousand. FAILED_PRECONDITION: there is no receipt key.
+absl::Status RecordCheckpoint(Database& db, const ReceiptKeyRing& ring, const Checkpoint& checkpoint,
+                              const SumsByAccount& recorded);
 
 }  // namespace gantry::billing

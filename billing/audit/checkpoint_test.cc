@@ -32,7 +32,7 @@ class Checkpoints : public testing::Test {
     books_.Do([&](Database& db) {
       Checkpoint end = EndOfBooks(db);
       end.made_us = books_.now_us();
-      return RecordCheckpoint(db, *ring_, end);
+      return RecordCheckpoint(db, *ring_, end, RecordedSums(db));
     });
   }
   // What the last checkpoint and the tail after it say: "ok", or what is wrong.

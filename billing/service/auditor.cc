@@ -185,7 +185,9 @@ absl::Status Auditor::Full(AuditResult* result, Checkpoint* end) {
 void Auditor::Settle(Scope scope, const AuditResult& result, const Checkpoint& end) {
   std::vector<Finding> to_park;
   std::string beyond;
+  SumsByAccount recorded;
   absl::Status looked = options_.store->ReadAndWait([&](Database& db) -> absl::Status {
+    recorded = RecordedSums(db);
     for (const Finding& finding : result.findings) {
       absl::StatusOr<PartyRow> party = PartyByNo(db, finding.party_no);
       // Whoever has less than nothing gets no credit anyway; a lowered limit does that to books that are right.
@@ -205,7 +207,7 @@ void Auditor::Settle(Scope scope, const AuditResult& result, const Checkpoint& e
   const absl::Status settled = options_.store->WriteAndWait([&](Database& db) -> absl::Status {
     for (const Finding& finding : to_park) Park(db, finding.party_no, finding.row, finding.detail, made.made_us);
     parked = static_cast<int>(ParkedParties(db).size());
-    return well ? RecordCheckpoint(db, *options_.ring, made) : absl::OkStatus();
+    return well ? RecordCheckpoint(db, *options_.ring, made, recorded) : absl::OkStatus();
   });
   for (const Finding& finding : to_park) {
     Log(LogLevel::kError, "an audit found a party's books wrong and parked it",
