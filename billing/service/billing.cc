@@ -237,8 +237,8 @@ struct Billing::Impl {
         .clock = context.clock,
         .send = [this](const Delivery& delivery, StreamStop* ends) { return post->Send(delivery, ends); },
         .on_try =
-            [this](const Delivery&, const absl::Status& status, bool parked) {
-              metrics.CountDelivery(status.ok() ? "delivered" : parked ? "parked" : "failed");
+            [this](const Delivery&, const absl::Status& status, bool given_up) {
+              metrics.CountDelivery(status.ok() ? "delivered" : given_up ? "parked" : "failed");
             }});
     return absl::OkStatus();
   }

@@ -88,9 +88,10 @@ class InvoiceService final : public v1::InvoiceAdmin::CallbackService {
   }
   grpc::ServerUnaryReactor* RefundPayment(grpc::CallbackServerContext* call, const v1::RefundPaymentRequest* request,
                                           v1::RefundPaymentResponse* response) override {
-    return AnswerOnce(context_, call, "RefundPayment", request, response, request->party_name(),
-                      absl::StrCat(request->amount_micro(), " micro-units, ", request->reference()),
-                      [request](Database& db, int64_t now_us) { return billing::RefundPayment(db, *request, now_us); });
+    return DoOnce(
+        context_, call, request, response, request->party_name(),
+        absl::StrCat(request->amount_micro(), " micro-units, ", request->reference()),
+        [request](Database& db, Change& change) { return billing::RefundPayment(db, *request, change.now_us); });
   }
   grpc::ServerUnaryReactor* GetStatement(grpc::CallbackServerContext* call, const v1::GetStatementRequest* request,
                                          v1::Statement* response) override {
