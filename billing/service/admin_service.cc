@@ -15,6 +15,7 @@
 #include "billing/service/services.h"
 #include "billing/store/lineage.h"
 #include "billing/usage/correct.h"
+#include "billing/usage/gateway_clocks.h"
 #include "billing/usage/margin.h"
 #include "billing/usage/usage_query.h"
 #include "engine/base/status_macros.h"
@@ -176,9 +177,11 @@ class AdminService final : public v1::BillingAdmin::CallbackService {
   }
   grpc::ServerUnaryReactor* FinalizeInvoice(grpc::CallbackServerContext* call,
                                             const v1::FinalizeInvoiceRequest* request, v1::Invoice* response) override {
-    return DoOnce(
-        context_, call, request, response, request->party_name(), request->period(),
-        [request](Database& db, Change& change) { return billing::FinalizeInvoice(db, *request, change.now_us); });
+    return DoOnce(context_, call, request, response, request->party_name(), request->period(),
+                  [this, request](Database& db, Change& change) -> absl::StatusOr<v1::Invoice> {
+                    GANTRY_RETURN_IF_ERROR(context_->gateway_clocks->Check());
+                    return billing::FinalizeInvoice(db, *request, change.now_us);
+                  });
   }
   grpc::ServerUnaryReactor* Audit(grpc::CallbackServerContext* call, const v1::AuditRequest* request,
                                   v1::AuditReport* response) override {

@@ -31,6 +31,7 @@
 #include "billing/service/services.h"
 #include "billing/store/lineage.h"
 #include "billing/usage/aside.h"
+#include "billing/usage/gateway_clocks.h"
 #include "billing/usage/witness_match.h"
 #include "engine/base/status_macros.h"
 #include "services/common/lifecycle.h"
@@ -60,6 +61,7 @@ struct Billing::Impl {
   std::unique_ptr<Post> post;
   std::unique_ptr<Courier> courier;
   std::unique_ptr<LeaseDesk> leases;
+  GatewayClocks gateway_clocks;
   std::unique_ptr<Auditor> auditor;
   std::vector<std::unique_ptr<grpc::Service>> services;
   std::unique_ptr<RpcServer> server;
@@ -138,6 +140,7 @@ struct Billing::Impl {
     desk.windows.longest_request = absl::Milliseconds(options.longest_request_ms);
     leases = std::make_unique<LeaseDesk>(std::move(desk), may_run);
     context.leases = leases.get();
+    context.gateway_clocks = &gateway_clocks;
     context.freed_after_us = (options.witness_deadline_ms + options.longest_request_ms) * 1000;
     return absl::OkStatus();
   }

@@ -191,6 +191,29 @@ TEST_F(InvoiceServiceTest, ATopUpPaysWhatIsOwedFirst) {
   EXPECT_EQ(payments.second.payments(0).method(), "top-up");
 }
 
+TEST_F(InvoiceServiceTest, NothingBecomesFinalWhileGatewaysSayAnotherTime) {
+  now_us_ += 25 * kDayUs;
+  const auto gateway = v1::Usage::NewStub(MakeChannel(billing_->address(), identities_.Get("gateway")));
+  const auto report = [&](int64_t wall_us) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    auto stream = gateway->AppendUsage(&context);
+    v1::UsageBatch batch;
+    batch.set_gateway_id(std::string(16, 'g'));
+    batch.add_records()->set_wall_us(static_cast<uint64_t>(wall_us));  // refused as usage, but it says what time it is
+    v1::UsageAck ack;
+    EXPECT_TRUE(stream->Write(batch) && stream->Read(&ack));
+    stream->WritesDone();
+    stream->Finish();
+  };
+  report(now_us_ - 6 * 60'000'000);
+  const grpc::Status refused = Finalize("apart", "2026-11").first;
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(refused.error_message(), HasSubstr("more than 5 minutes from billing's"));
+  report(now_us_);
+  EXPECT_TRUE(Finalize("together", "2026-11").first.ok());
+}
+
 TEST_F(InvoiceServiceTest, RacingClientsGetOneInvoice) {
   now_us_ += 25 * kDayUs;
   for (const bool same_key : {true, false}) {

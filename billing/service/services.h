@@ -20,6 +20,7 @@ namespace gantry::billing {
 
 class Auditor;
 class BillingMetrics;
+class GatewayClocks;
 class LeaseDesk;
 class ReceiptDesk;
 class ReceiptKeyRing;
@@ -37,6 +38,7 @@ struct Context {
   Feed<v1::KeyEvent>* keys = nullptr;
   Feed<v1::PriceEvent>* prices = nullptr;
   LeaseDesk* leases = nullptr;
+  GatewayClocks* gateway_clocks = nullptr;
   int64_t freed_after_us = 0;  // after a gateway's newer epoch began, what older ones had set aside is freed (R9)
   ReceiptDesk* receipts = nullptr;
   ReceiptKeyRing* receipt_ring = nullptr;

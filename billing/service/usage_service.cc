@@ -1,5 +1,8 @@
+#include <type_traits>
+
 #include "billing/service/billing_metrics.h"
 #include "billing/service/services.h"
+#include "billing/usage/gateway_clocks.h"
 #include "billing/usage/usage.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "services/common/log.h"
@@ -19,6 +22,9 @@ class AppendReactor final : public grpc::ServerBidiReactor<Batch, v1::UsageAck> 
     if (!ok) {
       this->Finish(grpc::Status::OK);
       return;
+    }
+    if constexpr (std::is_same_v<Batch, v1::UsageBatch>) {
+      context_->gateway_clocks->Note(batch_, context_->clock());
     }
     context_->store->WriteKeeping(
         [this](Database& db) {
