@@ -119,8 +119,8 @@ void Gateway::Impl::ConnectCredit(const Instance& instance, const std::vector<Us
   for (const UsageJournal::Slice& slice : left) orphan_slices.push_back({slice.id, slice.records});
   orphans = OrphanSlices::Create(orphan_slices, credit.get(),
                                  [journal = journal](const Id16& slice) { journal->SliceClosed(slice); });
-  journal->OnAcked([this](const Id16& slice_or_hold) {
-    book->RecordAcked(slice_or_hold);
+  journal->OnAcked([this](const Id16& slice_or_hold, bool taken) {
+    taken ? book->RecordAcked(slice_or_hold) : book->RecordRefused(slice_or_hold);
     orphans->RecordAcked(slice_or_hold);
   });
   leases = MakeLeaseLine(billing_channel, instance.id, instance.epoch);

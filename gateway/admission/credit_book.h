@@ -153,8 +153,9 @@ class CreditBook : public std::enable_shared_from_this<CreditBook> {
   // Billing needs what lies here. `done` when it has all that running requests do not hold, records included.
   void Recall(const v1::Recall& recall, std::function<void()> done);
 
-  // Billing has taken a record that names this slice or hold.
+  // Billing has taken a record that names this slice or hold; or will never take it, so that nothing ends the hold.
   void RecordAcked(const Id16& credit);
+  void RecordRefused(const Id16& credit);
 
   // Once a second: closes slices whose time is over, undoes grants whose answer was lost, and voids again.
   void Tick();

@@ -304,6 +304,16 @@ TEST_F(ShortOfMoneyTest, AHoldOfWhichNothingWasServedIsVoidedUntilBillingKnows) 
   EXPECT_EQ(credit_.available(), 10'000);
 }
 
+TEST_F(ShortOfMoneyTest, AHoldWhoseRecordBillingRefusesIsVoided) {
+  auto hold = Obtain();
+  const Id16 id = hold->credit();
+  hold->Settle(100);
+  book_->RecordRefused(id);
+  credit_.Answer();
+  EXPECT_EQ(credit_.holds(), 0U);
+  EXPECT_EQ(credit_.available(), 10'000);
+}
+
 TEST_F(ShortOfMoneyTest, AReservationWhoseAnswerWasLostIsUndone) {
   ASSERT_NE(Obtain(), nullptr);
   credit_.Answer();

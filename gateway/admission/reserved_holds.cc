@@ -144,6 +144,19 @@ void CreditBook::Void(const Id16& hold, const Purse& purse) {
   SendVoids();
 }
 
+void CreditBook::RecordRefused(const Id16& credit) {
+  std::optional<Purse> purse;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = ended_.find(credit);
+    if (it != ended_.end()) {
+      purse = it->second.purse;
+      ended_.erase(it);
+    }
+  }
+  purse.has_value() ? Void(credit, *purse) : RecordAcked(credit);
+}
+
 void CreditBook::SendVoids() {
   std::vector<Id16> due;
   {

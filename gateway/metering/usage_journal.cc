@@ -322,10 +322,10 @@ std::vector<v1::UsageRecord> UsageJournal::NextBatch(size_t max) {
   return batch;
 }
 
-void UsageJournal::Remove(const std::string& record_id, int64_t acked_us, int64_t covered_us) {
+void UsageJournal::Remove(const std::string& record_id, bool taken, int64_t acked_us, int64_t covered_us) {
   uint64_t sequence = 0;
   absl::StatusOr<Id16> credit = absl::NotFoundError("");
-  std::function<void(const Id16&)> listener;
+  std::function<void(const Id16&, bool)> listener;
   {
     absl::MutexLock lock(&mu_);
     auto it = std::find_if(pending_.begin(), pending_.end(),
@@ -337,18 +337,18 @@ void UsageJournal::Remove(const std::string& record_id, int64_t acked_us, int64_
     listener = acked_;
   }
   retention_->Acked(sequence, acked_us, covered_us);
-  if (credit.ok() && listener) listener(*credit);
+  if (credit.ok() && listener) listener(*credit, taken);
 }
 
 void UsageJournal::Acked(const std::string& record_id, int64_t acked_us, int64_t covered_us) {
-  Remove(record_id, acked_us, covered_us);
+  Remove(record_id, /*taken=*/true, acked_us, covered_us);
 }
 
 void UsageJournal::Rejected(const std::string& record_id, const std::string& reason) {
   auto id = Id16::FromBytes(record_id);
   Log(LogLevel::kError, "billing rejected a usage record",
       {{"record", id.ok() ? id->ToHex() : std::string("malformed")}, {"reason", reason}});
-  Remove(record_id, 0, 0);
+  Remove(record_id, /*taken=*/false, 0, 0);
 }
 
 void UsageJournal::Requeue() {
@@ -366,7 +366,7 @@ void UsageJournal::OnReady(std::function<void()> ready) {
   ready_ = std::move(ready);
 }
 
-void UsageJournal::OnAcked(std::function<void(const Id16&)> acked) {
+void UsageJournal::OnAcked(std::function<void(const Id16&, bool)> acked) {
   absl::MutexLock lock(&mu_);
   acked_ = std::move(acked);
 }

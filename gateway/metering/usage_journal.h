@@ -92,8 +92,9 @@ class UsageJournal : public std::enable_shared_from_this<UsageJournal> {
   void Requeue();
   // Called, from any thread, when NextBatch has something new. Set once.
   void OnReady(std::function<void()> ready);
-  // Called with the slice of each record that billing took, or the hold of one that has no slice. Set once.
-  void OnAcked(std::function<void(const Id16& credit)> acked);
+  // Called with the slice of each record that billing took or will never take, or the hold of one that has no slice.
+  // Set once.
+  void OnAcked(std::function<void(const Id16& credit, bool taken)> acked);
 
   size_t pending() const;  // records that billing has not acked
   SpoolStats Stats() const { return spool_->Stats(); }
@@ -108,7 +109,7 @@ class UsageJournal : public std::enable_shared_from_this<UsageJournal> {
   UsageJournal() = default;
   absl::Status Recover(std::vector<SpoolRecord> replayed, std::vector<Slice>* orphans);
   void AddPending(v1::UsageRecord record, uint64_t sequence, std::chrono::steady_clock::time_point ended);
-  void Remove(const std::string& record_id, int64_t acked_us, int64_t covered_us);
+  void Remove(const std::string& record_id, bool taken, int64_t acked_us, int64_t covered_us);
 
   // Spool::Append whose callback knows the record's sequence. REQUIRES: `space` has room.
   void Append(uint32_t type, const std::string& payload, Spool::Reservation* space,
@@ -118,7 +119,7 @@ class UsageJournal : public std::enable_shared_from_this<UsageJournal> {
   std::deque<Pending> pending_ ABSL_GUARDED_BY(mu_);  // in order of their end
   absl::flat_hash_map<Id16, uint64_t> slice_sequences_ ABSL_GUARDED_BY(mu_);
   std::function<void()> ready_ ABSL_GUARDED_BY(mu_);
-  std::function<void(const Id16&)> acked_ ABSL_GUARDED_BY(mu_);
+  std::function<void(const Id16&, bool)> acked_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<SpoolRetention> retention_;
   std::unique_ptr<Spool> spool_;  // last: its thread calls back into the rest until it is gone
 };

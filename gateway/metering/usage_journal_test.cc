@@ -84,7 +84,7 @@ class UsageJournalTest : public ::testing::Test {
 TEST_F(UsageJournalTest, AFinishedRequestIsDeliveredUntilItIsAcked) {
   Open();
   std::vector<Id16> acked;
-  journal_->OnAcked([&](const Id16& slice) { acked.push_back(slice); });
+  journal_->OnAcked([&](const Id16& slice, bool) { acked.push_back(slice); });
   int ready = 0;
   journal_->OnReady([&] { ++ready; });
   EXPECT_TRUE(Finish(Begin('a'), Final(3)).ok());

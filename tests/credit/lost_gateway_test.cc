@@ -84,6 +84,33 @@ TEST(LostGateway, IsForgottenAndRefusedUntilItStartsAnew) {
   EXPECT_GT(Find(rig, id).left_us(), 0) << "it went in good order";
 }
 
+TEST(LostGateway, WhatItHeldIsFreedAfterTheLongestRequestAndTheWitnessDeadline) {
+  CreditRig rig(1'000'000, {.witness_deadline_ms = 400, .longest_request_ms = 600});
+  const std::string key = rig.NewKey();
+  Id16 id;
+  {
+    GatewayRig gateway(&rig, "first", 100'000);
+    id = gateway.id();
+    gateway.WaitReady();
+    gateway.WaitForKey(key);
+    EXPECT_EQ(gateway.Serve(key, 10, 10), "");
+    // Dies here, with its slice.
+  }
+  absl::SleepFor(absl::Seconds(1.2));
+  EXPECT_GT(rig.Balance().held_micro(), 0) << "its epoch may be living on: never";
+  GatewayRig anew(&rig, "first", 100'000);
+  anew.WaitReady();
+  const absl::Time fenced = absl::FromUnixMicros(Find(rig, id).since_us());
+  while (rig.Balance().held_micro() > 0 && absl::Now() < fenced + absl::Seconds(10)) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  const absl::Time freed = absl::Now();
+  EXPECT_GE(freed - fenced, absl::Seconds(1)) << "0.6 s and 0.4 s after the newer epoch began";
+  EXPECT_LT(freed - fenced, absl::Seconds(5));
+  EXPECT_EQ(rig.Balance().held_micro(), 0);
+  EXPECT_TRUE(anew.Leave());
+}
+
 TEST(LostGateway, MoneyThatLiesWithOneThatDoesNotAnswerIsNotGone) {
   CreditRig rig(1'000);
   const std::string key = rig.NewKey();

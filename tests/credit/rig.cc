@@ -42,7 +42,7 @@ bool WaitUntil(absl::Duration limit, Done done) {
 
 // ---- billing ----
 
-CreditRig::CreditRig(int64_t balance_micro) {
+CreditRig::CreditRig(int64_t balance_micro, Times times) : times_(times) {
   StartBilling();
   const auto channel = MakeChannel(address(), identities_.Get("admin"));
   admin_ = v1::BillingAdmin::NewStub(channel);
@@ -74,6 +74,8 @@ void CreditRig::StartBilling() {
   billing::BillingOptions options;
   options.rpc = identities_.ServerOptions("billing");
   options.data_dir = identities_.dir() + "/billing";
+  options.witness_deadline_ms = times_.witness_deadline_ms;
+  options.longest_request_ms = times_.longest_request_ms;
   absl::StatusOr<std::unique_ptr<billing::Billing>> billing = billing::Billing::Start(options, nullptr);
   ASSERT_TRUE(billing.ok()) << billing.status();
   billing_ = *std::move(billing);
@@ -211,7 +213,8 @@ GatewayRig::GatewayRig(CreditRig* rig, const std::string& name, int64_t slice_mi
   options.slice_micro = slice_micro;
   options.monotonic = Monotonic;
   book_ = gateway::CreditBook::Create(std::move(options), client_.get());
-  journal_->OnAcked([this](const Id16& credit) { book_->RecordAcked(credit); });
+  journal_->OnAcked(
+      [this](const Id16& credit, bool taken) { taken ? book_->RecordAcked(credit) : book_->RecordRefused(credit); });
   leases_ = gateway::MakeLeaseLine(channel, id_, instance->epoch);
   const auto send = [line = leases_](const v1::GatewayReport& report) { return line->Send(report); };
   admission_ = gateway::Admission::Create(&keys_, &prices_, book_, Monotonic, absl::Now, send);

@@ -26,7 +26,12 @@ namespace gantry::testing {
 // A house whose plan costs one micro-unit a token of every class, and one tenant "demo".
 class CreditRig {
  public:
-  explicit CreditRig(int64_t balance_micro);
+  struct Times {
+    int64_t witness_deadline_ms = 900'000;
+    int64_t longest_request_ms = 3'600'000;
+  };
+  explicit CreditRig(int64_t balance_micro) : CreditRig(balance_micro, Times()) {}
+  CreditRig(int64_t balance_micro, Times times);
   ~CreditRig();
 
   const TestIdentities& identities() const { return identities_; }
@@ -51,6 +56,7 @@ class CreditRig {
   v1::GatewayAdmin::Stub& gateways() { return *gateways_; }
 
  private:
+  const Times times_;
   TestIdentities identities_;
   std::unique_ptr<billing::Billing> billing_;
   void NewParty(v1::PartyKind kind, const std::string& name, int64_t balance_micro, const std::string& parent);
