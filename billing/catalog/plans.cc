@@ -81,16 +81,23 @@ absl::Status CheckAgainst(const PlanTerms& before, const PlanTerms& terms) {
                                                     " (µs); this one would break it: ", broken));
 }
 
-absl::StatusOr<std::vector<PriceLine>> LinesOfRequest(Database& db, const v1::PublishPlanVersionRequest& request,
-                                                      const PartyRow& seller) {
-  if (request.markup_of().empty()) return FromProto(request.lines());
-  if (request.lines_size() > 0) return absl::InvalidArgumentError("lines, markup_of: expected one of them");
-  GANTRY_ASSIGN_OR_RETURN(Id16 base_id, Id16::FromBytes(request.markup_of()));
+// What the markup of a reseller is on: a version of its own seller, by default the one that it pays now.
+absl::StatusOr<std::shared_ptr<const PlanTerms>> BaseOf(Database& db, const v1::PublishPlanVersionRequest& request,
+                                                        const PartyRow& seller, int64_t now_us) {
+  if (request.markup_of().empty()) return TermsAt(db, seller.party_no, now_us);
+  GANTRY_ASSIGN_OR_RETURN(const Id16 base_id, Id16::FromBytes(request.markup_of()));
   GANTRY_ASSIGN_OR_RETURN(std::shared_ptr<const PlanTerms> base, TermsOf(db, base_id));
-  if (seller.depth == 0 || base->seller_no != seller.parent_no) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("markup_of: expected a version that `", seller.name, "` buys at, of its own seller"));
-  }
+  if (seller.depth > 0 && base->seller_no == seller.parent_no) return base;
+  return absl::InvalidArgumentError(
+      absl::StrCat("markup_of: expected a version that `", seller.name, "` buys at, of its own seller"));
+}
+
+absl::StatusOr<std::vector<PriceLine>> LinesOfRequest(Database& db, const v1::PublishPlanVersionRequest& request,
+                                                      const PartyRow& seller, int64_t now_us) {
+  const bool marks_up = !request.markup_of().empty() || (request.lines().empty() && seller.depth > 0);
+  if (!marks_up) return FromProto(request.lines());
+  if (request.lines_size() > 0) return absl::InvalidArgumentError("lines, markup_of: expected one of them");
+  GANTRY_ASSIGN_OR_RETURN(const std::shared_ptr<const PlanTerms> base, BaseOf(db, request, seller, now_us));
   return MarkedUp(base->lines, request.markup_ppm());
 }
 
@@ -245,13 +252,13 @@ absl::StatusOr<PlanTerms> CheckPlanVersion(Database& db, const v1::PublishPlanVe
   PlanTerms terms{.plan = request.plan(),
                   .number = 1,
                   .seller_no = seller->party_no,
-                  .currency = request.currency(),
+                  .currency = request.currency().empty() ? seller->currency : request.currency(),
                   .valid_from_us = request.valid_from_us() == 0 ? now_us : request.valid_from_us(),
                   .promise_until_us = request.promise_until_us(),
                   .commitment_micro = request.commitment_micro(),
                   .allowance_micro = request.allowance_micro(),
                   .published_us = now_us};
-  GANTRY_ASSIGN_OR_RETURN(terms.lines, LinesOfRequest(db, request, *seller));
+  GANTRY_ASSIGN_OR_RETURN(terms.lines, LinesOfRequest(db, request, *seller, now_us));
   GANTRY_RETURN_IF_ERROR(CheckTerms(terms));
   {
     Rows rows = db.Query("SELECT plan_no FROM plan WHERE seller_no = ? AND name = ?", terms.seller_no, terms.plan);

@@ -165,6 +165,20 @@ TEST(Plans, ResellersPublishWhatTheyBuyWithAMarkup) {
   EXPECT_TRUE(absl::IsFailedPrecondition(Publish(books, foreign).status())) << "tenants sell nothing";
 }
 
+TEST(Plans, WithoutAVersionTheMarkupIsOnWhatTheResellerPaysNow) {
+  Books books;
+  books.NewReseller("north", 0, 100'000);
+  v1::PublishPlanVersionRequest request;
+  request.set_plan("dear");
+  request.set_seller_name("north");
+  request.set_markup_ppm(500'000);
+  const v1::PlanVersion version =
+      books.Get<v1::PlanVersion>([&](Database& db) { return PublishPlanVersion(db, request, books.now_us()); });
+  EXPECT_EQ(version.currency(), "EUR");
+  ASSERT_GE(version.lines_size(), 3);
+  EXPECT_EQ(version.lines(2).price_micro_per_m(), 1'200'000);  // 800,000 and a half more
+}
+
 TEST(Plans, APreviewRatesWithoutBooking) {
   Books books;
   v1::PreviewPriceRequest request;

@@ -98,26 +98,6 @@ absl::StatusOr<v1::PlanVersion> FindVersion(const AdminClient& client, const std
 }
 
 // What a reseller buys at, with a markup on every price.
-absl::Status ApplyMarkup(const AdminClient& client, const PlanOptions& options,
-                         v1::PublishPlanVersionRequest* request) {
-  GANTRY_ASSIGN_OR_RETURN(const int64_t ppm, ParsePercentPpm(options.markup));
-  v1::ListPartiesRequest list;
-  list.set_page_size(1000);
-  do {
-    GANTRY_ASSIGN_OR_RETURN(const v1::ListPartiesResponse page, client.Call(&Admin::ListParties, list));
-    for (const v1::Party& party : page.parties()) {
-      if (party.name() != options.seller) continue;
-      GANTRY_ASSIGN_OR_RETURN(const v1::PlanVersion base, FindVersion(client, party.plan(), party.parent_name()));
-      request->set_markup_of(base.plan_version_id());
-      request->set_markup_ppm(ppm);
-      if (options.currency.empty()) request->set_currency(base.currency());
-      return absl::OkStatus();
-    }
-    list.set_page_token(page.next_page_token());
-  } while (!list.page_token().empty());
-  return absl::NotFoundError(absl::StrCat("there is no reseller `", options.seller, "`"));
-}
-
 absl::StatusOr<int> PublishPlan(const PlanOptions& options, const Invocation& invocation) {
   if (options.example) {
     *invocation.out << ExamplePlanFile();
@@ -140,12 +120,14 @@ absl::StatusOr<int> PublishPlan(const PlanOptions& options, const Invocation& in
   } else if (options.markup.empty()) {
     GANTRY_ASSIGN_OR_RETURN(request, FromFlags(options));
   } else {
+    // On what the seller pays now.
     request.set_plan(options.plan);
     request.set_currency(options.currency);
+    GANTRY_ASSIGN_OR_RETURN(const int64_t ppm, ParsePercentPpm(options.markup));
+    request.set_markup_ppm(ppm);
   }
   if (!options.seller.empty()) request.set_seller_name(options.seller);
   GANTRY_ASSIGN_OR_RETURN(const AdminClient client, AdminClient::Connect(invocation.data_dir()));
-  if (!options.markup.empty()) GANTRY_RETURN_IF_ERROR(ApplyMarkup(client, options, &request));
   GANTRY_ASSIGN_OR_RETURN(const v1::PlanVersion version,
                           client.CallOnce(&Admin::PublishPlanVersion, request, options.idempotency_key));
   *invocation.out << "plan " << version.plan() << " version " << version.number() << " holds for requests from "
