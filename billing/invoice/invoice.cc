@@ -16,6 +16,7 @@
 #include "billing/invoice/receivables.h"
 #include "billing/invoice/series.h"
 #include "billing/ledger/ledger.h"
+#include "billing/parties/parking.h"
 #include "billing/parties/party_tree.h"
 #include "billing/store/chain.h"
 #include "engine/base/status_macros.h"
@@ -195,6 +196,7 @@ absl::StatusOr<v1::Invoice> FinalizeInvoice(Database& db, const v1::FinalizeInvo
   v1::Invoice invoice;
   GANTRY_ASSIGN_OR_RETURN(const bool is_final, FinalOfPeriod(db, party, named.period, &invoice));
   if (is_final) return invoice;
+  GANTRY_RETURN_IF_ERROR(CheckNotParked({party}));
   GANTRY_RETURN_IF_ERROR(CheckOver(db, party, named, now_us));
   // Stored from now on, whether or not there was any usage.
   GANTRY_ASSIGN_OR_RETURN(const Period period, PeriodAt(db, party, named.from_us));

@@ -13,6 +13,7 @@
 #include "billing/catalog/plans.h"
 #include "billing/invoice/currency.h"
 #include "billing/invoice/invoice_test_util.h"
+#include "billing/parties/parking.h"
 #include "billing/usage/correct.h"
 
 namespace gantry::billing {
@@ -285,6 +286,23 @@ TEST(Invoice, WaitsForWitnesses) {
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
   EXPECT_TRUE(absl::StrContains(status.message(), "witness")) << status;
   books.Append(books.Witness(record, 10));
+  EXPECT_TRUE(Finalize(books, "demo", "2026-11").ok());
+}
+
+TEST(Invoice, WaitsForTheReleaseOfAParkedParty) {
+  Books books;
+  const v1::UsageRecord record = books.Record(books.Slice(1'000'000), 1000, 10);
+  books.Append(record);
+  books.Append(books.Witness(record, 10));
+  books.Do([](Database& db) -> absl::Status {
+    absl::StatusOr<PartyRow> party = PartyByName(db, "demo");
+    if (!party.ok()) return party.status();
+    Park(db, party->party_no, "transfer 3", "is not what was written", 1);
+    return absl::OkStatus();
+  });
+  NextMonth(books);
+  EXPECT_THAT(Finalize(books, "demo", "2026-11").status().ToString(), HasSubstr("party demo is parked"));
+  books.Do([](Database& db) { return Unpark(db, "demo"); });
   EXPECT_TRUE(Finalize(books, "demo", "2026-11").ok());
 }
 
