@@ -77,6 +77,7 @@ AuditResult AuditBooks(Database& db) {
   CheckFile(db, &findings);
   CheckUsageAndTransfers(db, &findings);
   CheckHeld(db, &findings);
+  CheckBudgets(db, &findings);
   CheckLots(db, &findings);
   CheckPlans(db, &findings);
   CheckLogChain(db, &findings);

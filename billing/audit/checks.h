@@ -18,6 +18,7 @@ inline constexpr char kFile[] = "database file";
 inline constexpr char kAccounts[] = "accounts = transfers";
 inline constexpr char kBalanced[] = "debits = credits";
 inline constexpr char kHeld[] = "held = open slices + pending holds";
+inline constexpr char kBudgets[] = "budgets held = open slices + pending holds";
 inline constexpr char kOverdraft[] = "no overdraft";
 inline constexpr char kLots[] = "lots = balances";
 inline constexpr char kBooked[] = "ledger + residue = usage";
@@ -66,9 +67,10 @@ struct AuditedAccount {
 using AuditedAccounts = std::map<int64_t, AuditedAccount>;
 AuditedAccounts ReadAccounts(Database& db);
 
-// money.cc: the file, what is held, lots, seals.
+// money.cc: the file, what is held, budgets, lots, seals.
 void CheckFile(Database& db, Findings* findings);
 void CheckHeld(Database& db, Findings* findings);
+void CheckBudgets(Database& db, Findings* findings);
 void CheckLots(Database& db, Findings* findings);
 void CheckSeals(Database& db, Findings* findings);
 
