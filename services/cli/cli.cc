@@ -120,6 +120,7 @@ int RunCli(const std::vector<std::string>& arguments, std::ostream& out, std::os
   AddQuoteCommands(app, invocation);
   AddNotifyCommands(app, invocation);
   AddTcoCommand(app, invocation);
+  AddBenchCommands(app, invocation);
 
   // The parser takes them from the back.
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());

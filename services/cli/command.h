@@ -58,6 +58,7 @@ void AddChatCommand(CLI::App& app, Invocation& invocation);
 void AddUserCommands(CLI::App& app, Invocation& invocation);
 void AddQuoteCommands(CLI::App& app, Invocation& invocation);
 void AddNotifyCommands(CLI::App& app, Invocation& invocation);
+void AddBenchCommands(CLI::App& app, Invocation& invocation);
 void AddTcoCommand(CLI::App& app, Invocation& invocation);
 
 }  // namespace gantry::cli
