@@ -1,81 +1,35 @@
-#include <deque>
+#include <utility>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "billing/lease/lease_desk.h"
 #include "billing/ledger/credit.h"
 #include "billing/ledger/gateways.h"
 #include "billing/service/services.h"
 #include "engine/base/status_macros.h"
 #include "gantry/v1/lease.grpc.pb.h"
+#include "services/common/order_line.h"
 
 namespace gantry::billing {
 namespace {
 
-// What outlives the reactor: the desk may send to a stream that is ending by itself.
+// What outlives the reactor: the desk may send to a stream that is ending by itself. Held until the books were asked.
 class Line final : public GatewayLine {
  public:
-  using Reactor = grpc::ServerBidiReactor<v1::GatewayReport, v1::GatewayOrder>;
-  explicit Line(Reactor* reactor) : reactor_(reactor) {}
-
-  void Send(v1::GatewayOrder order) override {
-    absl::MutexLock lock(&mu_);
-    if (finishing_) return;
-    if (orders_.size() >= kOrderLimit) {
-      finishing_ = true;
-      status_ = absl::ResourceExhaustedError("the gateway does not read its orders; attach again");
-      MaybeFinish();
-      return;
-    }
-    orders_.push_back(std::move(order));
-    if (!writing_) {
-      writing_ = true;
-      reactor_->StartWrite(&orders_.front());
-    }
-  }
-  void Close(const absl::Status& status) override {
-    absl::MutexLock lock(&mu_);
-    if (finishing_) return;
-    finishing_ = true;
-    status_ = status;
-    MaybeFinish();
-  }
-  // The reactor starts what Finish must not overtake until then.
-  void Release() {
-    absl::MutexLock lock(&mu_);
-    held_ = false;
-    MaybeFinish();
-  }
+  using Orders = OrderLine<v1::GatewayReport, v1::GatewayOrder>;
+  explicit Line(Orders::Reactor* reactor)
+      : orders_(
+            reactor,
+            {.order_limit = 10'000, .not_read = "the gateway does not read its orders; attach again", .held = true}) {}
+  void Send(v1::GatewayOrder order) override { orders_.Send(std::move(order)); }
+  void Close(const absl::Status& status) override { orders_.Close(status); }
+  void Release() { orders_.Release(); }
   void WriteDone(bool ok) {
-    absl::MutexLock lock(&mu_);
-    writing_ = false;
-    orders_.pop_front();
-    if (!ok || finishing_) {
-      finishing_ = true;
-      MaybeFinish();
-    } else if (!orders_.empty()) {
-      writing_ = true;
-      reactor_->StartWrite(&orders_.front());
-    }
+    // What cannot be written ends it, without waiting for OnCancel.
+    if (!ok) orders_.Close(absl::OkStatus());
+    orders_.WriteDone(ok);
   }
 
  private:
-  static constexpr size_t kOrderLimit = 10'000;
-  // Never with a write outstanding.
-  void MaybeFinish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (!finishing_ || writing_ || held_ || finished_) return;
-    finished_ = true;
-    reactor_->Finish(ToGrpcStatus(status_));
-  }
-
-  absl::Mutex mu_;
-  Reactor* const reactor_;  // valid until finished_
-  std::deque<v1::GatewayOrder> orders_ ABSL_GUARDED_BY(mu_);
-  bool held_ ABSL_GUARDED_BY(mu_) = true;
-  bool writing_ ABSL_GUARDED_BY(mu_) = false;
-  bool finishing_ ABSL_GUARDED_BY(mu_) = false;
-  bool finished_ ABSL_GUARDED_BY(mu_) = false;
-  absl::Status status_ ABSL_GUARDED_BY(mu_);
+  Orders orders_;
 };
 
 class AttachReactor final : public grpc::ServerBidiReactor<v1::GatewayReport, v1::GatewayOrder> {

@@ -1,12 +1,10 @@
 #include "services/router/attach_service.h"
 
-#include <deque>
+#include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "gantry/v1/fleet.grpc.pb.h"
-#include "services/common/grpc_status.h"
+#include "services/common/order_line.h"
 #include "services/router/fleet.h"
 
 namespace gantry::router {
@@ -15,63 +13,16 @@ namespace {
 // What outlives the reactor: Fleet may close a stream that is ending by itself.
 class StreamState : public AttachStream {
  public:
-  using Reactor = grpc::ServerBidiReactor<v1::WorkerReport, v1::RouterOrder>;
-
-  explicit StreamState(Reactor* reactor) : reactor_(reactor) {}
-
-  void Close(const absl::Status& status) override {
-    absl::MutexLock lock(&mutex_);
-    if (finishing_) return;
-    finishing_ = true;
-    status_ = status;
-    MaybeFinish();
-  }
-
-  void Send(v1::RouterOrder order) {
-    absl::MutexLock lock(&mutex_);
-    // Welcome and one snapshot request per gap: more than a few outstanding means that the worker does not read.
-    constexpr size_t kOrderLimit = 16;
-    if (finishing_) return;
-    if (orders_.size() >= kOrderLimit) {
-      finishing_ = true;
-      status_ = absl::ResourceExhaustedError("the worker does not read its orders");
-      MaybeFinish();
-      return;
-    }
-    orders_.push_back(std::move(order));
-    if (!writing_) {
-      writing_ = true;
-      reactor_->StartWrite(&orders_.front());
-    }
-  }
-
-  void WriteDone(bool ok) {
-    absl::MutexLock lock(&mutex_);
-    writing_ = false;
-    orders_.pop_front();
-    if (!ok || finishing_) {
-      MaybeFinish();
-    } else if (!orders_.empty()) {
-      writing_ = true;
-      reactor_->StartWrite(&orders_.front());
-    }
-  }
+  using Orders = OrderLine<v1::WorkerReport, v1::RouterOrder>;
+  // Welcome and one snapshot request per gap: more than a few outstanding means that the worker does not read.
+  explicit StreamState(Orders::Reactor* reactor)
+      : orders_(reactor, {.order_limit = 16, .not_read = "the worker does not read its orders"}) {}
+  void Close(const absl::Status& status) override { orders_.Close(status); }
+  void Send(v1::RouterOrder order) { orders_.Send(std::move(order)); }
+  void WriteDone(bool ok) { orders_.WriteDone(ok); }
 
  private:
-  // Never with a write outstanding.
-  void MaybeFinish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (!finishing_ || writing_ || finished_) return;
-    finished_ = true;
-    reactor_->Finish(ToGrpcStatus(status_));
-  }
-
-  absl::Mutex mutex_;
-  Reactor* const reactor_;  // valid until finished_
-  std::deque<v1::RouterOrder> orders_ ABSL_GUARDED_BY(mutex_);
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  Orders orders_;
 };
 
 class AttachReactor final : public grpc::ServerBidiReactor<v1::WorkerReport, v1::RouterOrder> {
