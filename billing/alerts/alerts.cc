@@ -33,6 +33,11 @@ struct Whose {
 struct Everybody {
   std::map<int64_t, Whose> parties;
   Id16 house;
+  // Null: the house's own, of which nobody is told.
+  const Whose* Of(int64_t party_no) const {
+    const auto found = parties.find(party_no);
+    return found == parties.end() ? nullptr : &found->second;
+  }
 };
 
 Everybody ReadParties(Database& db) {
@@ -70,10 +75,9 @@ void AddBalances(Database& db, const Everybody& all, std::vector<AlertFact>* fac
       "(SELECT max(l.lot_no) FROM credit_lot l WHERE l.account_no = a.account_no) "
       "FROM account a JOIN party p USING (party_no) WHERE a.type = 'customer' AND p.status = 1");
   while (rows.Next()) {
-    const auto whose = all.parties.find(rows.Int(0));
-    if (whose == all.parties.end()) continue;
-    AlertFact fact = FactOf(AlertRule::kBalance, whose->second, whose->second.party.ToHex(),
-                            {whose->second.party, whose->second.seller});
+    const Whose* whose = all.Of(rows.Int(0));
+    if (whose == nullptr) continue;
+    AlertFact fact = FactOf(AlertRule::kBalance, *whose, whose->party.ToHex(), {whose->party, whose->seller});
     fact.window = absl::StrCat(rows.Int(2));
     fact.balance_micro = rows.Int(1);
     facts->push_back(std::move(fact));
@@ -86,9 +90,9 @@ void AddKeys(Database& db, const Everybody& all, int64_t now_us, std::vector<Ale
       "WHERE expires_us > ? AND expires_us <= ? AND revoked_us = 0",
       now_us, now_us + kAheadUs);
   while (rows.Next()) {
-    const auto whose = all.parties.find(rows.Int(0));
-    if (whose == all.parties.end()) continue;
-    AlertFact fact = FactOf(AlertRule::kKeyExpiry, whose->second, rows.Text(1), {whose->second.party});
+    const Whose* whose = all.Of(rows.Int(0));
+    if (whose == nullptr) continue;
+    AlertFact fact = FactOf(AlertRule::kKeyExpiry, *whose, rows.Text(1), {whose->party});
     fact.window = absl::StrCat(rows.Int(3));
     fact.label = LabelOfKey(rows.Text(1), rows.Text(2));
     fact.expires_us = rows.Int(3);
@@ -102,10 +106,9 @@ void AddCredit(Database& db, const Everybody& all, int64_t now_us, std::vector<A
       "WHERE l.left_micro > 0 AND l.expires_us > ? AND l.expires_us <= ?",
       now_us, now_us + kAheadUs);
   while (rows.Next()) {
-    const auto whose = all.parties.find(rows.Int(0));
-    if (whose == all.parties.end()) continue;
-    AlertFact fact =
-        FactOf(AlertRule::kCreditExpiry, whose->second, absl::StrCat("lot ", rows.Int(1)), {whose->second.party});
+    const Whose* whose = all.Of(rows.Int(0));
+    if (whose == nullptr) continue;
+    AlertFact fact = FactOf(AlertRule::kCreditExpiry, *whose, absl::StrCat("lot ", rows.Int(1)), {whose->party});
     fact.window = absl::StrCat(rows.Int(3));
     fact.amount_micro = rows.Int(2);
     fact.expires_us = rows.Int(3);
@@ -119,9 +122,9 @@ void AddQuarantine(Database& db, const Everybody& all, std::vector<AlertFact>* f
       "SELECT e.party_no, count(*), max(u.since_us) FROM unmatched u JOIN usage_event e USING (request_id) "
       "WHERE u.state = 'quarantined' AND e.revision = 0 GROUP BY e.party_no");
   while (rows.Next()) {
-    const auto whose = all.parties.find(rows.Int(0));
-    if (whose == all.parties.end()) continue;
-    AlertFact fact = FactOf(AlertRule::kUsageQuarantined, whose->second, whose->second.party.ToHex(), {all.house});
+    const Whose* whose = all.Of(rows.Int(0));
+    if (whose == nullptr) continue;
+    AlertFact fact = FactOf(AlertRule::kUsageQuarantined, *whose, whose->party.ToHex(), {all.house});
     fact.window = absl::StrCat(rows.Int(2));
     fact.count = rows.Int(1);
     fact.holds = true;
@@ -143,13 +146,12 @@ void AddBudgets(Database& db, const Everybody& all, int64_t now_us, std::vector<
     while (rows.Next()) keys.push_back({rows.Int(0), rows.Id(1), rows.Text(2), rows.Text(3)});
   }
   for (const Key& key : keys) {
-    const auto whose = all.parties.find(key.party_no);
+    const Whose* whose = all.Of(key.party_no);
     const absl::StatusOr<PartyRow> party = PartyByNo(db, key.party_no);
-    if (whose == all.parties.end() || !party.ok()) continue;
+    if (whose == nullptr || !party.ok()) continue;
     const absl::StatusOr<Budget> budget = BudgetOf(db, *party, key.key_id, now_us);
     if (!budget.ok() || budget->budget_no == 0) continue;
-    AlertFact fact =
-        FactOf(AlertRule::kBudget, whose->second, absl::StrCat("budget ", budget->budget_no), {whose->second.party});
+    AlertFact fact = FactOf(AlertRule::kBudget, *whose, absl::StrCat("budget ", budget->budget_no), {whose->party});
     fact.window = absl::StrCat(budget->from_us);
     fact.label = LabelOfKey(key.public_id, key.label);
     fact.used_micro = budget->used_micro;
