@@ -90,6 +90,7 @@ struct FinishEvent {
   double queue_ms = 0;
   double prefill_ms = 0;
   double decode_ms = 0;
+  double device_ms = 0;  // this sequence's share of the rounds it took part in, by rows: shares add up to the rounds
 };
 
 class Sink {
@@ -125,6 +126,7 @@ struct EngineStats {
   int64_t preempted = 0;  // sequences that had to give way, since start
   int64_t rounds = 0;     // advances while work is queued: health
   double last_round_ms = 0;
+  double device_ms = 0;      // all rounds since start
   Counts totals;             // since start
   int64_t finished[6] = {};  // by FinishReason
   // Drafts verified at depth i + 1, and of those, accepted.

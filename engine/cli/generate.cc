@@ -105,6 +105,7 @@ absl::Status RunGenerate(const CommonOptions& common, const GenerateOptions& opt
                                  {"queue_ms", finish.queue_ms},
                                  {"prefill_ms", finish.prefill_ms},
                                  {"decode_ms", finish.decode_ms},
+                                 {"device_ms", finish.device_ms},
                                  {"decode_tokens_per_s", decode_s > 0 ? (generated - 1) / decode_s : 0},
                                  {"numerics_id", engine->card().numerics_id}}}};
   std::printf("%s\n", result.dump(-1, ' ', false, ordered_json::error_handler_t::replace).c_str());

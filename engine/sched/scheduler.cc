@@ -169,6 +169,7 @@ void Scheduler::Finish(Sequence* sequence, absl::Time now) {
   event.queue_ms = span_ms(sequence->submitted, ran ? sequence->started : end);
   event.prefill_ms = ran ? span_ms(sequence->started, spoke ? sequence->first_token : end) : 0;
   event.decode_ms = spoke ? span_ms(sequence->first_token, end) : 0;
+  event.device_ms = sequence->device_ms;
   Leave(sequence, /*wipe=*/sequence->reason == FinishReason::kError);
   ++totals_.finished[static_cast<int>(sequence->reason)];
   sequence->finished = true;
@@ -523,7 +524,19 @@ void Scheduler::LearnCost(const RoundResult& result, const StepRecord& record) {
   }
 }
 
+// Shares the round's time out. The weights are read once for all rows, so a row is charged alike whoever it belongs to.
+void Scheduler::ShareTime(const RoundResult& result) {
+  const auto rows = [&](size_t i) {
+    const int prefill = plan_.sequences[i].prefill_rows;
+    return prefill > 0 ? prefill : 1 + result.sequences[i].drafted;
+  };
+  int all = 0;
+  for (size_t i = 0; i < planned_.size(); ++i) all += rows(i);
+  for (size_t i = 0; i < planned_.size(); ++i) planned_[i]->device_ms += result.device_ms * rows(i) / all;
+}
+
 void Scheduler::Count(const RoundResult& result) {
+  totals_.device_ms += result.device_ms;
   totals_.draft_passes += result.draft_steps;
   totals_.draft_steps += std::max(result.draft_steps - 1, 0);
   totals_.draft_steps_ms += result.steps_ms;
@@ -549,6 +562,7 @@ Scheduler::Outcome Scheduler::Step(absl::Time now) {
       failed = ticket.status();
     }
     const absl::Time after = absl::Now();
+    if (result != nullptr) ShareTime(*result);
     for (size_t i = 0; i < planned_.size(); ++i) {
       if (result == nullptr) {
         planned_[i]->End(FinishReason::kError, failed);

@@ -92,6 +92,7 @@ class Scheduler {
   int PlanPrefill(Sequence* sequence, int rows_max, StepRecord* record);
   void TakeSnapshot(const SequencePlan& plan, bool taken, Sequence* sequence);
   void LearnCost(const RoundResult& result, const StepRecord& record);
+  void ShareTime(const RoundResult& result);
   void Count(const RoundResult& result);
   bool Deliver(Sequence* sequence, absl::Time now);
   void Finish(Sequence* sequence, absl::Time now);

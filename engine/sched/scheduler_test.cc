@@ -111,6 +111,7 @@ class FakeBackend final : public Backend {
       }
     }
     EXPECT_LE(result_.rows, max_rows_);
+    result_.device_ms = 3 + 0.25 * result_.rows;
     ++rounds;
     return 1;
   }
@@ -459,6 +460,22 @@ TEST_F(SchedulerTest, WhoRanksLowestGivesWayAndIsComputedAgainWithTheSameTokens)
   EXPECT_EQ(sinks[0]->finish.counts.recomputed, 0);
   EXPECT_GT(sinks[2]->finish.counts.recomputed, 0);
   EXPECT_EQ(PagesUsed(), 0);
+}
+
+TEST_F(SchedulerTest, DeviceTimeIsSharedByRowsAndNoneIsLost) {
+  // The last two prompts differ in length alone; all three give way to each other at times.
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 6; ++i) sinks.push_back(Add(MakeRequest(i % 3 == 2 ? 150 : 40, 80, i)));
+  Run();
+  auto brief = Add(MakeRequest(20, 1)), lengthy = Add(MakeRequest(140, 1));
+  Run();
+  sinks.insert(sinks.end(), {brief, lengthy});
+  double shared_ms = 0;
+  for (const auto& sink : sinks) shared_ms += sink->finish.device_ms;
+  EXPECT_NEAR(shared_ms, Stats().device_ms, 1e-6);
+  EXPECT_GT(Stats().device_ms, 3.0 * backend_.rounds);
+  EXPECT_GT(brief->finish.device_ms, 0);
+  EXPECT_GT(lengthy->finish.device_ms, 3 * brief->finish.device_ms);
 }
 
 TEST_F(SchedulerTest, AFailedSequenceLeavesNothingInTheCacheAndHarmsNobody) {

@@ -27,6 +27,7 @@ struct Sequence {
   int recompute_from = 0, recompute_to = 0;
   Speculator::Track spec;
   Counts counts;
+  double device_ms = 0;  // of the rounds so far, its share
 
   std::vector<int> snapshot_points;           // positions worth a snapshot, not yet reached; ascending, whole pages
   SnapshotSlot spare_snapshot = kNoSnapshot;  // reserved, not in the tree
