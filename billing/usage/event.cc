@@ -10,6 +10,7 @@ std::string EventHash(const std::string& previous, const UsageEvent& e, const st
   hash.Add(e.outcome).Add(e.prompt_tokens).Add(e.cached_tokens).Add(e.output_tokens).Add(e.reasoning_tokens);
   hash.Add(e.requests).Add(e.witnesses).Add(e.ended_us).Add(e.received_us).Add(e.duration_ms).Add(e.first_token_ms);
   hash.Add(e.drafted_tokens).Add(e.accepted_tokens).Add(e.device_us);
+  if (e.energy_mj != 0) hash.Add(e.energy_mj);  // rows from before it was counted keep their hashes
   for (const RatedHop& hop : hops) {
     hash.Add(hop.buyer_no).Add(hop.seller_no).Add(hop.version_no).Add(hop.period).Add(hop.amount_pico);
   }
@@ -27,12 +28,12 @@ void InsertEvent(UsageBook& book, const std::vector<Hop>& hops, UsageEvent* e) {
   book.db().Execute(
       "INSERT INTO usage_event (seq, record_id, request_id, revision, party_no, key_no, model_no, outcome, "
       "prompt_tokens, cached_tokens, output_tokens, reasoning_tokens, requests, witnesses, ended_us, received_us, "
-      "duration_ms, first_token_ms, drafted_tokens, accepted_tokens, device_us, hash) "
-      "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      "duration_ms, first_token_ms, drafted_tokens, accepted_tokens, device_us, energy_mj, hash) "
+      "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       e->seq, e->record_id, e->request_id, e->revision, e->party_no, e->key_no, e->model_no, e->outcome,
       e->prompt_tokens, e->cached_tokens, e->output_tokens, e->reasoning_tokens, e->requests, e->witnesses, e->ended_us,
       e->received_us, e->duration_ms, e->first_token_ms, e->drafted_tokens, e->accepted_tokens, e->device_us,
-      Blob{tail.hash});
+      e->energy_mj, Blob{tail.hash});
 }
 
 UsageEvent ReadEvent(const Rows& rows) {
@@ -56,7 +57,8 @@ UsageEvent ReadEvent(const Rows& rows) {
           .first_token_ms = rows.Int(17),
           .drafted_tokens = rows.Int(18),
           .accepted_tokens = rows.Int(19),
-          .device_us = rows.Int(20)};
+          .device_us = rows.Int(20),
+          .energy_mj = rows.Int(21)};
 }
 
 std::vector<UsageEvent> EventsOf(Database& db, const Id16& request_id) {

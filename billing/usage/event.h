@@ -33,6 +33,7 @@ struct UsageEvent {
   int64_t drafted_tokens = 0;
   int64_t accepted_tokens = 0;
   int64_t device_us = 0;
+  int64_t energy_mj = 0;  // 0: not measured
 };
 
 // At the end of the chain; `hops` are part of what the hash covers. Sets event->seq.
@@ -42,8 +43,8 @@ void InsertEvent(UsageBook& book, const std::vector<Hop>& hops, UsageEvent* even
 #define GANTRY_USAGE_COLUMNS                                                                                     \
   "u.seq, u.record_id, u.request_id, u.revision, u.party_no, u.key_no, u.model_no, u.outcome, u.prompt_tokens, " \
   "u.cached_tokens, u.output_tokens, u.reasoning_tokens, u.requests, u.witnesses, u.ended_us, u.received_us, "   \
-  "u.duration_ms, u.first_token_ms, u.drafted_tokens, u.accepted_tokens, u.device_us"
-inline constexpr int kUsageColumns = 21;
+  "u.duration_ms, u.first_token_ms, u.drafted_tokens, u.accepted_tokens, u.device_us, u.energy_mj"
+inline constexpr int kUsageColumns = 22;
 UsageEvent ReadEvent(const Rows& rows);
 
 // What the hash of a row covers of its ratings.

@@ -75,8 +75,9 @@ Verdict CheckUsage(const v1::UsageRecord& r) {
 int64_t Memo(uint64_t value) {
   return static_cast<int64_t>(std::min<uint64_t>(value, kTokensMax));
 }
-int64_t DeviceMicros(double ms) {
-  return std::isfinite(ms) && ms > 0 ? static_cast<int64_t>(std::min(ms, 1e12) * 1000) : 0;
+// Thousandths of a memo figure.
+int64_t MemoMilli(double value) {
+  return std::isfinite(value) && value > 0 ? static_cast<int64_t>(std::min(value, 1e12) * 1000) : 0;
 }
 
 UsageEvent EventOf(UsageBook& book, const v1::UsageRecord& record, const PartyRow& tenant, const CreditRef& credit,
@@ -98,7 +99,8 @@ UsageEvent EventOf(UsageBook& book, const v1::UsageRecord& record, const PartyRo
                    .first_token_ms = Memo(record.first_token_ms()),
                    .drafted_tokens = Memo(record.drafted_tokens()),
                    .accepted_tokens = Memo(record.accepted_tokens()),
-                   .device_us = DeviceMicros(record.device_ms())};
+                   .device_us = MemoMilli(record.device_ms()),
+                   .energy_mj = MemoMilli(record.joules())};
   const bool lost_before_anything = record.outcome() == v1::USAGE_OUTCOME_GATEWAY_LOST && event.output_tokens == 0;
   event.requests = record.outcome() == v1::USAGE_OUTCOME_FAILED || lost_before_anything ? 0 : 1;
   return event;
@@ -109,7 +111,7 @@ bool SameContent(const UsageEvent& a, const UsageEvent& b) {
   const auto content = [](const UsageEvent& e) {
     return std::tie(e.request_id, e.party_no, e.key_no, e.model_no, e.outcome, e.prompt_tokens, e.cached_tokens,
                     e.output_tokens, e.reasoning_tokens, e.witnesses, e.duration_ms, e.first_token_ms, e.drafted_tokens,
-                    e.accepted_tokens, e.device_us);
+                    e.accepted_tokens, e.device_us, e.energy_mj);
   };
   return content(a) == content(b);
 }

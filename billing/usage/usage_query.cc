@@ -14,6 +14,7 @@ namespace gantry::billing {
 namespace {
 
 constexpr int kUnbilled = v1::USAGE_OUTCOME_UNBILLED;  // the house's affair
+constexpr int kCorrection = v1::USAGE_OUTCOME_CORRECTION;
 
 }  // namespace
 
@@ -35,12 +36,15 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
     Rows rows = db.Query(
         "SELECT u.request_id, m.name, coalesce(k.public_id, ''), u.outcome, u.prompt_tokens, u.cached_tokens, "
         "u.output_tokens, u.reasoning_tokens, coalesce(r.amount_pico, 0), u.ended_us, coalesce(x.state, 'agreed'), "
-        "u.seq "
+        "u.seq, "
+        "CASE u.outcome WHEN ? THEN 0 ELSE coalesce((SELECT sum(w.recomputed_tokens) FROM witness w "
+        "WHERE w.request_id = u.request_id), 0) END, "
+        "u.drafted_tokens, u.accepted_tokens, u.duration_ms, u.first_token_ms, u.device_us, u.energy_mj "
         "FROM usage_of_party u JOIN model m USING (model_no) LEFT JOIN api_key k USING (key_no) "
         "LEFT JOIN rating r ON r.event_seq = u.seq AND r.level = 0 LEFT JOIN unmatched x USING (request_id) "
         "WHERE u.party_no = ? AND u.ended_us >= ? AND (u.ended_us, u.seq) < (?, ?) AND u.outcome <> ? "
         "ORDER BY u.ended_us DESC, u.seq DESC LIMIT ?",
-        party.party_no, request.from_us(), before_us, before_seq, kUnbilled, size + 1);
+        kCorrection, party.party_no, request.from_us(), before_us, before_seq, kUnbilled, size + 1);
     std::string last;
     while (rows.Next()) {
       if (response.rows_size() == size) {
@@ -59,12 +63,21 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
       row->set_amount_pico(rows.Int(8));
       row->set_ended_us(rows.Int(9));
       row->set_witness_state(rows.Text(10));
+      row->set_recomputed_tokens(rows.Int(12));
+      row->set_drafted_tokens(rows.Int(13));
+      row->set_accepted_tokens(rows.Int(14));
+      row->set_duration_ms(rows.Int(15));
+      row->set_first_token_ms(rows.Int(16));
+      row->set_device_ms(static_cast<double>(rows.Int(17)) / 1e3);
+      row->set_joules(static_cast<double>(rows.Int(18)) / 1e3);
       last = absl::StrCat(rows.Int(9), ":", rows.Int(11));
     }
   }
+  // Of memos total(), which does not overflow whatever was reported.
   Rows rows = db.Query(
       "SELECT m.name, sum(u.requests), sum(u.prompt_tokens), sum(u.cached_tokens), sum(u.output_tokens), "
-      "sum(coalesce(r.amount_pico, 0)) FROM usage_of_party u JOIN model m USING (model_no) "
+      "sum(coalesce(r.amount_pico, 0)), total(u.device_us), total(u.energy_mj) FROM usage_of_party u JOIN model m "
+      "USING (model_no) "
       "LEFT JOIN rating r ON r.event_seq = u.seq AND r.level = 0 "
       "WHERE u.party_no = ? AND u.ended_us >= ? AND u.ended_us < ? AND u.outcome <> ? GROUP BY m.name ORDER BY m.name",
       party.party_no, request.from_us(), to, kUnbilled);
@@ -76,6 +89,8 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
     total->set_cached_tokens(static_cast<uint64_t>(rows.Int(3)));
     total->set_output_tokens(static_cast<uint64_t>(rows.Int(4)));
     total->set_amount_pico(rows.Int(5));
+    total->set_device_ms(static_cast<double>(rows.Int(6)) / 1e3);
+    total->set_joules(static_cast<double>(rows.Int(7)) / 1e3);
   }
   return response;
 }

@@ -133,6 +133,7 @@ void Generation::Take(const v1::Finish& finish, std::vector<ChoiceDelta>* deltas
   Choice& choice = choices_[finish.sequence()];
   choice.counts = finish.counts();
   choice.device_ms = finish.device_ms();
+  choice.joules = finish.joules();
   if (choice.over) return;
   choice.reason = finish.reason();
   switch (finish.reason()) {
@@ -302,6 +303,7 @@ void Generation::Close(Ending ending, std::function<void(absl::Status)> done) {
     record.set_drafted_tokens(record.drafted_tokens() + choice.counts.drafted());
     record.set_accepted_tokens(record.accepted_tokens() + choice.counts.accepted());
     record.set_device_ms(record.device_ms() + choice.device_ms);
+    record.set_joules(record.joules() + choice.joules);
   }
   if (complete) {
     record.set_outcome(stop_string ? v1::USAGE_OUTCOME_STOPPED : v1::USAGE_OUTCOME_COMPLETED);

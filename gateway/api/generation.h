@@ -91,6 +91,7 @@ class Generation {
     v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
     v1::Counts counts;
     double device_ms = 0;
+    double joules = 0;
   };
   void Take(const v1::Tokens& tokens, std::vector<ChoiceDelta>* deltas);
   void Take(const v1::Finish& finish, std::vector<ChoiceDelta>* deltas);

@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "engine/base/status_macros.h"
 #include "services/cli/admin_client.h"
 #include "services/cli/command.h"
@@ -125,7 +126,14 @@ nlohmann::ordered_json UsageJson(const std::string& tenant, const Usage& usage) 
                            {"amount", FormatPico(row.amount_pico())},
                            {"amount_pico", row.amount_pico()},
                            {"ended", FormatTimeJson(row.ended_us())},
-                           {"witness_state", row.witness_state()}});
+                           {"witness_state", row.witness_state()},
+                           {"recomputed_tokens", row.recomputed_tokens()},
+                           {"drafted_tokens", row.drafted_tokens()},
+                           {"accepted_tokens", row.accepted_tokens()},
+                           {"duration_ms", row.duration_ms()},
+                           {"first_token_ms", row.first_token_ms()},
+                           {"device_ms", row.device_ms()},
+                           {"joules", row.joules()}});
   }
   for (const v1::UsageTotals& totals : usage.totals) {
     out["totals"].push_back({{"model", totals.model()},
@@ -134,10 +142,14 @@ nlohmann::ordered_json UsageJson(const std::string& tenant, const Usage& usage) 
                              {"cached_tokens", totals.cached_tokens()},
                              {"output_tokens", totals.output_tokens()},
                              {"amount", FormatPico(totals.amount_pico())},
-                             {"amount_pico", totals.amount_pico()}});
+                             {"amount_pico", totals.amount_pico()},
+                             {"device_ms", totals.device_ms()},
+                             {"joules", totals.joules()}});
   }
   return out;
 }
+
+constexpr double kJoulesPerWattHour = 3600;
 
 int64_t Signed(uint64_t count) {
   return static_cast<int64_t>(count);
@@ -153,11 +165,13 @@ std::string UsageText(const Usage& usage) {
   }
   std::string out = rows.Render();
   if (usage.more) absl::StrAppend(&out, "… older rows: --limit N, or --json for all\n");
-  Table totals({"TOTAL", ">REQUESTS", ">PROMPT", ">CACHED", ">OUTPUT", absl::StrCat(">AMOUNT ", usage.currency)});
+  Table totals({"TOTAL", ">REQUESTS", ">PROMPT", ">CACHED", ">OUTPUT", absl::StrCat(">AMOUNT ", usage.currency),
+                ">DEVICE s", ">ENERGY Wh"});
   for (const v1::UsageTotals& total : usage.totals) {
     totals.Add({total.model(), WithSeparators(Signed(total.requests())), WithSeparators(Signed(total.prompt_tokens())),
                 WithSeparators(Signed(total.cached_tokens())), WithSeparators(Signed(total.output_tokens())),
-                FormatPico(total.amount_pico())});
+                FormatPico(total.amount_pico()), absl::StrFormat("%.1f", total.device_ms() / 1e3),
+                total.joules() > 0 ? absl::StrFormat("%.2f", total.joules() / kJoulesPerWattHour) : "-"});
   }
   absl::StrAppend(&out, "\n", totals.Render());
   return out;

@@ -81,8 +81,9 @@ class GenerateCall;
 // The engine's end of one sequence.
 class SequenceSink final : public engine::Sink {
  public:
-  SequenceSink(std::shared_ptr<GenerateCall> call, uint32_t index, BoardSlot* slot, Spool::Reservation reservation)
-      : call_(std::move(call)), index_(index), slot_(slot), reservation_(std::move(reservation)) {}
+  SequenceSink(std::shared_ptr<GenerateCall> call, uint32_t index, BoardSlot* slot, Spool::Reservation reservation,
+               EnergyMeter* energy)
+      : call_(std::move(call)), index_(index), slot_(slot), reservation_(std::move(reservation)), energy_(energy) {}
   bool OnTokens(const engine::TokenEvent& event) override;
   void OnFinish(const engine::FinishEvent& event) override;
 
@@ -91,6 +92,7 @@ class SequenceSink final : public engine::Sink {
   const uint32_t index_;
   BoardSlot* const slot_;
   Spool::Reservation reservation_;
+  const EnergySpan energy_;
 };
 
 class GenerateCall final : public GenerateReactor, public std::enable_shared_from_this<GenerateCall> {
@@ -270,7 +272,8 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
     absl::StatusOr<BoardSlot*> slot = context_.witness->board().Take(initial);
     if (!slot.ok()) return slot.status();
     context_.pacer->Enter();
-    auto sink = std::make_shared<SequenceSink>(shared_from_this(), index, *slot, std::move(*reservation));
+    auto sink =
+        std::make_shared<SequenceSink>(shared_from_this(), index, *slot, std::move(*reservation), context_.energy);
     absl::StatusOr<engine::RequestId> id = context_.engine->Submit(std::move(request), std::move(sink));
     if (!id.ok()) {
       context_.witness->board().Release(*slot);
@@ -393,6 +396,7 @@ bool SequenceSink::OnTokens(const engine::TokenEvent& event) {
 
 void SequenceSink::OnFinish(const engine::FinishEvent& event) {
   const GenerateContext& context = call_->context();
+  const double joules = energy_.Joules(event.device_ms);
   v1::WitnessRecord record;
   record.set_request_id(call_->request_id());
   record.set_hold_id(call_->hold_id());
@@ -406,7 +410,8 @@ void SequenceSink::OnFinish(const engine::FinishEvent& event) {
   record.set_recomputed_tokens(static_cast<uint64_t>(event.counts.recomputed));
   record.set_drafted_tokens(static_cast<uint64_t>(event.counts.drafted));
   record.set_accepted_tokens(static_cast<uint64_t>(event.counts.accepted));
-  record.set_device_ms(event.prefill_ms + event.decode_ms);
+  record.set_device_ms(event.device_ms);
+  record.set_joules(joules);
   record.set_finish_reason(ReasonOf(event.reason));
   record.set_model(context.model);
   context.witness->Add(std::move(record), std::move(reservation_));
@@ -422,7 +427,8 @@ void SequenceSink::OnFinish(const engine::FinishEvent& event) {
   finish->set_queue_ms(event.queue_ms);
   finish->set_prefill_ms(event.prefill_ms);
   finish->set_decode_ms(event.decode_ms);
-  finish->set_device_ms(event.prefill_ms + event.decode_ms);
+  finish->set_device_ms(event.device_ms);
+  finish->set_joules(joules);
   call_->PushFinish(index_, std::move(frame));
 }
 

@@ -17,6 +17,7 @@
 #include "engine/engine.h"
 #include "gantry/v1/inference.pb.h"
 #include "services/worker/delayed_calls.h"
+#include "services/worker/energy_meter.h"
 #include "services/worker/frame_pacer.h"
 #include "services/worker/witness.h"
 
@@ -27,8 +28,9 @@ struct GenerateContext {
   WitnessSender* witness = nullptr;
   DelayedCalls* delayed = nullptr;
   FramePacer* pacer = nullptr;
-  std::string model;      // served name
-  std::string worker_id;  // 16 bytes
+  EnergyMeter* energy = nullptr;  // null: joules are not counted
+  std::string model;              // served name
+  std::string worker_id;          // 16 bytes
   std::string numerics_id;
 };
 

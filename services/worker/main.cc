@@ -26,7 +26,8 @@ namespace {
 // The engine's figures as metrics; counters take over what has been added since the last scrape.
 class WorkerMetrics {
  public:
-  WorkerMetrics(Metrics* metrics, const engine::Engine* engine) : engine_(engine) {
+  WorkerMetrics(Metrics* metrics, const engine::Engine* engine, EnergyMeter* energy)
+      : engine_(engine), energy_(energy) {
     prometheus::Registry& registry = *metrics->registry();
     const auto gauge = [&](const char* name, const char* help) -> prometheus::Gauge& {
       return prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add({});
@@ -45,6 +46,9 @@ class WorkerMetrics {
     drafted_ = &counter("gantry_worker_drafted_tokens_total", "Tokens drafted by speculation");
     accepted_ = &counter("gantry_worker_accepted_tokens_total", "Drafted tokens that were accepted");
     rounds_ = &counter("gantry_worker_rounds_total", "Rounds of the engine");
+    device_seconds_ = &counter("gantry_worker_device_seconds_total", "Time in rounds");
+    joules_ = &counter("gantry_worker_joules_total",
+                       "Energy of the machine's packages and memory since start; stays 0 where it is not measured");
     round_seconds_ = &gauge("gantry_worker_last_round_seconds", "Duration of the last round");
   }
 
@@ -55,27 +59,34 @@ class WorkerMetrics {
     pages_free_->Set(static_cast<double>(stats.kv_pages_free));
     pages_used_->Set(static_cast<double>(stats.kv_pages_used));
     round_seconds_->Set(stats.last_round_ms / 1e3);
-    const auto raise = [](prometheus::Counter* counter, int64_t total) {
-      const double added = static_cast<double>(total) - counter->Value();
+    const auto raise = [](prometheus::Counter* counter, double total) {
+      const double added = total - counter->Value();
       if (added > 0) counter->Increment(added);
     };
-    raise(generated_, stats.totals.generated);
-    raise(prompt_, stats.totals.prompt);
-    raise(drafted_, stats.totals.drafted);
-    raise(accepted_, stats.totals.accepted);
-    raise(rounds_, stats.rounds);
+    const auto raise_to = [&](prometheus::Counter* counter, int64_t total) {
+      raise(counter, static_cast<double>(total));
+    };
+    raise_to(generated_, stats.totals.generated);
+    raise_to(prompt_, stats.totals.prompt);
+    raise_to(drafted_, stats.totals.drafted);
+    raise_to(accepted_, stats.totals.accepted);
+    raise_to(rounds_, stats.rounds);
+    raise(device_seconds_, stats.device_ms / 1e3);
+    raise(joules_, energy_->Read());
   }
 
  private:
-  const engine::Engine* engine_;
+  const engine::Engine* const engine_;
+  EnergyMeter* const energy_;
   prometheus::Gauge *running_, *queued_, *pages_free_, *pages_used_, *round_seconds_;
-  prometheus::Counter *generated_, *prompt_, *drafted_, *accepted_, *rounds_;
+  prometheus::Counter *generated_, *prompt_, *drafted_, *accepted_, *rounds_, *device_seconds_, *joules_;
 };
 
 struct Options {
   RpcServerOptions rpc;
   ModelOptions model;
   std::string metrics = "127.0.0.1:8083", router, billing, state_dir, durability = "fsync";
+  std::string powercap_dir = EnergyMeter::kRoot;
   int64_t frames_per_s = 500;
 };
 
@@ -101,12 +112,20 @@ absl::Status Run(const Options& options, Lifecycle* lifecycle) {
                             .epoch = instance.epoch,
                             .model = served,
                             .durability = options.durability == "write" ? Durability::kWrite : Durability::kFsync}));
+  EnergyMeter energy(options.powercap_dir);
+  std::function<void()> read_energy;  // again and again, so that no counter wraps unseen
   DelayedCalls delayed;
+  read_energy = [&] {
+    energy.Read();
+    delayed.After(EnergyMeter::kReadAtLeastEvery, read_energy);
+  };
+  read_energy();
   FramePacer pacer(static_cast<int>(options.frames_per_s));
   const GenerateContext context{.engine = engine.get(),
                                 .witness = witness.get(),
                                 .delayed = &delayed,
                                 .pacer = &pacer,
+                                .energy = &energy,
                                 .model = served,
                                 .worker_id = instance.id.ToBytes(),
                                 .numerics_id = engine->card().numerics_id};
@@ -120,6 +139,7 @@ absl::Status Run(const Options& options, Lifecycle* lifecycle) {
     state.items = {{"model", served},
                    {"running", absl::StrCat(stats.running)},
                    {"queued", absl::StrCat(stats.queued)},
+                   {"energy", energy.sources()},
                    {"witness records waiting", absl::StrCat(witness->pending())},
                    {"numerics", engine->card().numerics_id}};
     return state;
@@ -134,7 +154,7 @@ absl::Status Run(const Options& options, Lifecycle* lifecycle) {
   attach = std::make_unique<AttachClient>(std::move(attach_options), engine.get());
 
   Metrics metrics;
-  WorkerMetrics worker_metrics(&metrics, engine.get());
+  WorkerMetrics worker_metrics(&metrics, engine.get(), &energy);
   GANTRY_ASSIGN_OR_RETURN(const auto metrics_server,
                           MetricsServer::Start(
                               options.metrics, &metrics,
@@ -147,7 +167,10 @@ absl::Status Run(const Options& options, Lifecycle* lifecycle) {
                               [&] { worker_metrics.Update(); }));
   lifecycle->SetReady(true);
   Log(LogLevel::kInfo, "worker serves a model",
-      {{"model", served}, {"address", server->address()}, {"numerics", engine->card().numerics_id}});
+      {{"model", served},
+       {"address", server->address()},
+       {"numerics", engine->card().numerics_id},
+       {"energy", energy.sources()}});
 
   const DrainRequestInfo drain = lifecycle->WaitForDrain();
   attach->SetDraining();
@@ -195,6 +218,9 @@ int main(int argc, char** argv) {
       .Example("/var/lib/gantry/worker");
   config.Choice("witness-durability", &options.durability, {"fsync", "write"},
                 "fsync survives power loss, write survives kill -9");
+  config.Group("Energy");
+  config.String("powercap-dir", &options.powercap_dir,
+                "the kernel's energy counters; joules are told beside tokens where this process may read them");
   config.Group("Mutual TLS, when --listen is host:port");
   config.String("tls-certificate", &options.rpc.tls.certificate, "PEM chain; its SAN URI is gantry://worker");
   config.String("tls-key", &options.rpc.tls.key, "PEM private key");
