@@ -127,7 +127,8 @@ TEST_F(CompletionTest, StreamedTextIsTheWholeText) {
 }
 
 TEST_F(CompletionTest, ChoicesAreToldApart) {
-  router_.Play({.texts = {"First one.", "The second of them.", "3"}, .tokens_per_frame = 2});
+  router_.Play(
+      {.texts = {"First one.", "The second of them.", "3"}, .tokens_per_frame = 2, .device_ms = 8, .joules = 0.5});
   const HttpAnswer whole = Chat(ChatBody(R"("n":3)"));
   const HttpAnswer streamed = Chat(ChatBody(R"("n":3,"stream":true)"));
   ASSERT_EQ(whole.json()["choices"].size(), 3U);
@@ -142,6 +143,10 @@ TEST_F(CompletionTest, ChoicesAreToldApart) {
   for (const v1::SequenceUsage& sequence : records[0].sequences()) sum += sequence.output_tokens();
   EXPECT_EQ(sum, records[0].output_tokens());
   EXPECT_EQ(whole.json()["usage"]["completion_tokens"], sum);
+  for (const v1::UsageRecord& record : records) {
+    EXPECT_EQ(record.device_ms(), 3 * 8);
+    EXPECT_EQ(record.joules(), 3 * 0.5);
+  }
 }
 
 TEST_F(CompletionTest, AStopStringEndsTheReplyAndTheWork) {

@@ -56,7 +56,8 @@ class GeneratedCursor {
         rows_(db.Query(
             "SELECT request_id, sequence, to_index, seq, party_no, seal IS gantry_row_hash(record_id, request_id, "
             "party_no, worker_no, attempt, sequence, from_index, to_index, prompt_tokens, cached_tokens, "
-            "recomputed_tokens, finish_reason, model_no, ended_us) FROM witness INDEXED BY witness_by_request "
+            "recomputed_tokens, finish_reason, model_no, ended_us, device_us, energy_mj) FROM witness INDEXED BY "
+            "witness_by_request "
             "ORDER BY request_id")) {
     more_ = Step();
   }

@@ -106,12 +106,13 @@ UsageEvent EventOf(UsageBook& book, const v1::UsageRecord& record, const PartyRo
   return event;
 }
 
-// Whether a record says what an event says; how long it took to get here is not part of it.
+// Whether a record says what an event says. How long it took to get here is not part of it, nor is energy, which books
+// that did not know of it yet have dropped.
 bool SameContent(const UsageEvent& a, const UsageEvent& b) {
   const auto content = [](const UsageEvent& e) {
     return std::tie(e.request_id, e.party_no, e.key_no, e.model_no, e.outcome, e.prompt_tokens, e.cached_tokens,
                     e.output_tokens, e.reasoning_tokens, e.witnesses, e.duration_ms, e.first_token_ms, e.drafted_tokens,
-                    e.accepted_tokens, e.device_us, e.energy_mj);
+                    e.accepted_tokens, e.device_us);
   };
   return content(a) == content(b);
 }
@@ -216,12 +217,12 @@ absl::StatusOr<Verdict> AppendOne(UsageBook& book, int64_t worker_no, const v1::
   }
   db.Execute(
       "INSERT INTO witness (record_id, request_id, party_no, worker_no, attempt, sequence, from_index, to_index, "
-      "prompt_tokens, cached_tokens, recomputed_tokens, finish_reason, model_no, ended_us, seal) "
-      "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, "
-      "gantry_row_hash(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14))",
+      "prompt_tokens, cached_tokens, recomputed_tokens, finish_reason, model_no, ended_us, device_us, "
+      "energy_mj, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, "
+      "gantry_row_hash(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16))",
       row.record_id, request, row.party_no, worker_no, row.attempt, row.sequence, row.from_index, row.to_index,
       row.prompt_tokens, row.cached_tokens, row.recomputed_tokens, row.finish_reason, row.model_no,
-      EndOf(record.age_ms(), 0, now_us));
+      EndOf(record.age_ms(), 0, now_us), MemoMilli(record.device_ms()), MemoMilli(record.joules()));
   result->counted.push_back({});
   witnesses.push_back(row);
   MatchWitnesses(db, request, EventsOf(db, request), witnesses, now_us);

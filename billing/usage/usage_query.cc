@@ -16,6 +16,13 @@ namespace {
 constexpr int kUnbilled = v1::USAGE_OUTCOME_UNBILLED;  // the house's affair
 constexpr int kCorrection = v1::USAGE_OUTCOME_CORRECTION;
 
+// Columns of the workers' witnesses of request `u`, summed.
+#define GANTRY_OF_WITNESSES(column) \
+  "coalesce((SELECT sum(w." column ") FROM witness w WHERE w.request_id = u.request_id), 0)"
+// Of device time and energy a gateway hears when a sequence ends; of one that it left before, the workers know.
+#define GANTRY_OF_MACHINE(column) \
+  "CASE WHEN u.device_us = 0 AND u.outcome <> 7 THEN " GANTRY_OF_WITNESSES(column) " ELSE u." column " END"
+
 }  // namespace
 
 absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryUsageRequest& request, int64_t now_us) {
@@ -37,9 +44,8 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
         "SELECT u.request_id, m.name, coalesce(k.public_id, ''), u.outcome, u.prompt_tokens, u.cached_tokens, "
         "u.output_tokens, u.reasoning_tokens, coalesce(r.amount_pico, 0), u.ended_us, coalesce(x.state, 'agreed'), "
         "u.seq, "
-        "CASE u.outcome WHEN ? THEN 0 ELSE coalesce((SELECT sum(w.recomputed_tokens) FROM witness w "
-        "WHERE w.request_id = u.request_id), 0) END, "
-        "u.drafted_tokens, u.accepted_tokens, u.duration_ms, u.first_token_ms, u.device_us, u.energy_mj "
+        "CASE u.outcome WHEN ? THEN 0 ELSE " GANTRY_OF_WITNESSES("recomputed_tokens") " END, u.drafted_tokens, "
+        "u.accepted_tokens, u.duration_ms, u.first_token_ms, " GANTRY_OF_MACHINE("device_us") ", " GANTRY_OF_MACHINE("energy_mj") " "
         "FROM usage_of_party u JOIN model m USING (model_no) LEFT JOIN api_key k USING (key_no) "
         "LEFT JOIN rating r ON r.event_seq = u.seq AND r.level = 0 LEFT JOIN unmatched x USING (request_id) "
         "WHERE u.party_no = ? AND u.ended_us >= ? AND (u.ended_us, u.seq) < (?, ?) AND u.outcome <> ? "
@@ -76,7 +82,8 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
   // Of memos total(), which does not overflow whatever was reported.
   Rows rows = db.Query(
       "SELECT m.name, sum(u.requests), sum(u.prompt_tokens), sum(u.cached_tokens), sum(u.output_tokens), "
-      "sum(coalesce(r.amount_pico, 0)), total(u.device_us), total(u.energy_mj) FROM usage_of_party u JOIN model m "
+      "sum(coalesce(r.amount_pico, 0)), total(" GANTRY_OF_MACHINE("device_us") "), "
+      "total(" GANTRY_OF_MACHINE("energy_mj") ") FROM usage_of_party u JOIN model m "
       "USING (model_no) "
       "LEFT JOIN rating r ON r.event_seq = u.seq AND r.level = 0 "
       "WHERE u.party_no = ? AND u.ended_us >= ? AND u.ended_us < ? AND u.outcome <> ? GROUP BY m.name ORDER BY m.name",

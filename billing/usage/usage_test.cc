@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <random>
 
 #include "billing/ledger/credit.h"
@@ -175,6 +176,70 @@ TEST(Usage, PagesAndTotals) {
     request.set_page_token(response.next_page_token());
   }
   EXPECT_EQ(outputs, (std::vector<uint64_t>{4, 3, 2, 1, 0}));
+}
+
+TEST(Usage, TellsWhatARequestTookOfTheMachine) {
+  Books books;
+  const Id16 slice = books.Slice(1'000'000);
+  // One that the gateway heard the end of, one that it left, and one whose energy nobody measured.
+  v1::UsageRecord heard = books.Record(slice, 10, 5);
+  heard.set_device_ms(12.5);
+  heard.set_joules(2.25);
+  heard.set_drafted_tokens(4);
+  heard.set_accepted_tokens(3);
+  heard.set_duration_ms(40);
+  heard.set_first_token_ms(7);
+  v1::UsageRecord left = books.Record(slice, 10, 5, v1::USAGE_OUTCOME_ABORTED);
+  v1::UsageRecord unmeasured = books.Record(slice, 10, 5);
+  unmeasured.set_device_ms(1);
+  struct {
+    v1::UsageRecord* record;
+    double device_ms, joules;
+    uint64_t recomputed;
+  } const cases[] = {{&heard, 12.5, 2.25, 0}, {&left, 30, 0.75, 64}, {&unmeasured, 1, 0, 0}};
+  for (const auto& c : cases) {
+    books.Advance(1000);
+    books.Append(*c.record);
+    v1::WitnessRecord witness = books.Witness(*c.record, 5);
+    witness.set_device_ms(c.device_ms);
+    witness.set_joules(c.joules);
+    witness.set_recomputed_tokens(c.recomputed);
+    books.Append(witness);
+  }
+  v1::QueryUsageRequest request;
+  request.set_party_name("demo");
+  const auto answer =
+      books.Get<v1::QueryUsageResponse>([&](Database& db) { return QueryUsage(db, request, books.now_us()); });
+  ASSERT_EQ(answer.rows_size(), 3);
+  for (int i = 0; i < 3; ++i) {
+    const v1::UsageRow& row = answer.rows(2 - i);  // newest first
+    EXPECT_EQ(row.request_id(), cases[i].record->request_id());
+    EXPECT_EQ(row.device_ms(), cases[i].device_ms) << i;
+    EXPECT_EQ(row.joules(), cases[i].joules) << i;
+    EXPECT_EQ(row.recomputed_tokens(), static_cast<int64_t>(cases[i].recomputed)) << i;
+    EXPECT_EQ(row.drafted_tokens(), i == 0 ? 4 : 0);
+    EXPECT_EQ(row.accepted_tokens(), i == 0 ? 3 : 0);
+    EXPECT_EQ(row.duration_ms(), i == 0 ? 40 : 0);
+    EXPECT_EQ(row.first_token_ms(), i == 0 ? 7 : 0);
+  }
+  ASSERT_EQ(answer.totals_size(), 1);
+  EXPECT_EQ(answer.totals(0).device_ms(), 43.5);
+  EXPECT_EQ(answer.totals(0).joules(), 3.0);
+  EXPECT_TRUE(books.Audited().ok());
+}
+
+TEST(Usage, MemosOfAnySizeAreKeptWithinBounds) {
+  Books books;
+  const Id16 slice = books.Slice(1'000'000);
+  for (const double value : {1e300, -5.0, std::nan("")}) {
+    v1::UsageRecord record = books.Record(slice, 10, 5);
+    record.set_device_ms(value);
+    record.set_joules(value);
+    EXPECT_EQ(books.Append(record).record_ids_size(), 1);
+  }
+  EXPECT_EQ(books.Int("SELECT max(energy_mj) FROM usage_event"), 1'000'000'000'000'000);
+  EXPECT_EQ(books.Int("SELECT min(energy_mj + device_us) FROM usage_event"), 0);
+  EXPECT_TRUE(books.Audited().ok());
 }
 
 }  // namespace

@@ -180,6 +180,8 @@ class FakeRouter::Call final : public grpc::ServerBidiReactor<v1::GenerateClient
     v1::GenerateServerMessage message;
     message.mutable_finish()->set_sequence(index);
     message.mutable_finish()->set_reason(reason);
+    message.mutable_finish()->set_device_ms(script_.device_ms);
+    message.mutable_finish()->set_joules(script_.joules);
     FillCounts(sequence, message.mutable_finish()->mutable_counts());
     Write(message);
   }

@@ -23,8 +23,9 @@ struct FakeScript {
   absl::Duration interval = absl::ZeroDuration();  // between frames
   size_t tokens_per_frame = 1;
   int cached_tokens = 0;
-  absl::Status refusal;  // instead of an answer
-  int break_after = -1;  // tokens of each sequence, then the stream ends UNAVAILABLE without a finish
+  double device_ms = 0, joules = 0;  // of each sequence
+  absl::Status refusal;              // instead of an answer
+  int break_after = -1;              // tokens of each sequence, then the stream ends UNAVAILABLE without a finish
   v1::FinishReason end = v1::FINISH_REASON_STOP;  // instead of a stop id, when it is another
 };
 

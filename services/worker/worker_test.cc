@@ -6,6 +6,8 @@
 
 #include <condition_variable>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -216,6 +218,38 @@ TEST_F(WorkerTest, SequencesOfOneRequestEachHaveTheirOwnIndexAndFinish) {
   for (uint32_t i = 0; i < 3; ++i) EXPECT_EQ(reply.ids.at(i).size(), 20u);
   EXPECT_NE(reply.ids.at(0), reply.ids.at(1));  // the choice is part of the noise
   EXPECT_EQ(billing_.Wait(3).size(), 3u);
+}
+
+TEST_F(WorkerTest, JoulesOfASequenceAreToldToTheGatewayAndToBilling) {
+  const std::string zone = identities_.dir() + "/powercap/intel-rapl:0";
+  std::filesystem::create_directories(zone);
+  const auto set = [&](const std::string& file, const std::string& text) { std::ofstream(zone + "/" + file) << text; };
+  set("name", "package-0\n");
+  set("max_energy_range_uj", "65532610987\n");
+  set("energy_uj", "1000000\n");
+  EnergyMeter meter(identities_.dir() + "/powercap");
+  context_.energy = &meter;
+  grpc::ClientContext rpc;
+  auto stream = stub_->Generate(&rpc);
+  v1::GenerateClientMessage message;
+  *message.mutable_start() = Start(100);
+  stream->Write(message);
+  Reply reply;
+  v1::GenerateServerMessage answer;
+  while (stream->Read(&answer)) {
+    if (reply.frames.empty() && answer.has_tokens()) set("energy_uj", "9000000\n");  // 8 J while it runs
+    Take(answer, &reply);
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  const v1::Finish& finish = reply.finishes.at(0);
+  EXPECT_GT(finish.device_ms(), 0);
+  EXPECT_GT(finish.joules(), 0);
+  EXPECT_LE(finish.joules(), 8);
+  const auto records = billing_.Wait(1);
+  ASSERT_EQ(records.size(), 1u);
+  EXPECT_EQ(records[0].device_ms(), finish.device_ms());
+  EXPECT_EQ(records[0].joules(), finish.joules());
+  server_->Shutdown(absl::ZeroDuration());  // before the meter goes
 }
 
 TEST_F(WorkerTest, FirstTokenIsSentAtOnceAndLaterOnesShareFrames) {
