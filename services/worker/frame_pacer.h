@@ -20,10 +20,19 @@ class FramePacer {
   // 0: no limit.
   explicit FramePacer(int frames_per_s) : frames_per_s_(frames_per_s) {}
 
-  // A sequence begins and ends. Any thread, as is Interval.
-  void Enter() { sequences_.fetch_add(1, std::memory_order_relaxed); }
-  void Leave() { sequences_.fetch_sub(1, std::memory_order_relaxed); }
-  // Between two frames of one sequence.
+  // A sequence's, from its beginning to its end. Any thread. `pacer` outlives it.
+  class Place {
+   public:
+    explicit Place(FramePacer* pacer) : pacer_(pacer) { pacer_->sequences_.fetch_add(1, std::memory_order_relaxed); }
+    ~Place() { pacer_->sequences_.fetch_sub(1, std::memory_order_relaxed); }
+    Place(const Place&) = delete;
+    Place& operator=(const Place&) = delete;
+
+   private:
+    FramePacer* const pacer_;
+  };
+
+  // Between two frames of one sequence. Any thread.
   std::chrono::nanoseconds Interval() const {
     if (frames_per_s_ == 0) return std::chrono::nanoseconds(0);
     const std::chrono::nanoseconds fair = std::chrono::seconds(1) * sequences_.load(std::memory_order_relaxed);

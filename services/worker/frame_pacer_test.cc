@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
+
 namespace gantry::worker {
 namespace {
 
@@ -16,16 +18,18 @@ TEST(FramePacerTest, SequencesShareTheFramesUpToALongestWait) {
        {Case{500, 0, milliseconds(0)}, Case{500, 1, milliseconds(2)}, Case{500, 16, milliseconds(32)},
         Case{500, 25, milliseconds(50)}, Case{500, 300, milliseconds(50)}, Case{0, 300, milliseconds(0)}}) {
     FramePacer pacer(c.frames_per_s);
-    for (int i = 0; i < c.sequences; ++i) pacer.Enter();
+    std::deque<FramePacer::Place> sequences;
+    for (int i = 0; i < c.sequences; ++i) sequences.emplace_back(&pacer);
     EXPECT_EQ(pacer.Interval(), c.interval) << c.frames_per_s << " frames/s, " << c.sequences << " sequences";
   }
 }
 
 TEST(FramePacerTest, WhoLeavesGivesItsFramesToTheOthers) {
   FramePacer pacer(100);
-  for (int i = 0; i < 4; ++i) pacer.Enter();
+  std::deque<FramePacer::Place> sequences;
+  for (int i = 0; i < 4; ++i) sequences.emplace_back(&pacer);
   EXPECT_EQ(pacer.Interval(), milliseconds(40));
-  for (int i = 0; i < 3; ++i) pacer.Leave();
+  while (sequences.size() > 1) sequences.pop_front();
   EXPECT_EQ(pacer.Interval(), milliseconds(10));
 }
 

@@ -82,8 +82,13 @@ class GenerateCall;
 class SequenceSink final : public engine::Sink {
  public:
   SequenceSink(std::shared_ptr<GenerateCall> call, uint32_t index, BoardSlot* slot, Spool::Reservation reservation,
-               EnergyMeter* energy)
-      : call_(std::move(call)), index_(index), slot_(slot), reservation_(std::move(reservation)), energy_(energy) {}
+               const GenerateContext& context)
+      : call_(std::move(call)),
+        index_(index),
+        slot_(slot),
+        reservation_(std::move(reservation)),
+        place_(context.pacer),
+        energy_(context.energy) {}
   bool OnTokens(const engine::TokenEvent& event) override;
   void OnFinish(const engine::FinishEvent& event) override;
 
@@ -92,6 +97,7 @@ class SequenceSink final : public engine::Sink {
   const uint32_t index_;
   BoardSlot* const slot_;
   Spool::Reservation reservation_;
+  const FramePacer::Place place_;
   const EnergySpan energy_;
 };
 
@@ -130,7 +136,6 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
   }
 
   void PushFinish(uint32_t sequence, v1::GenerateServerMessage frame) {
-    context_.pacer->Leave();
     std::lock_guard lock(mutex_);
     --open_sequences_;
     if (!broken_) {
@@ -271,13 +276,10 @@ class GenerateCall final : public GenerateReactor, public std::enable_shared_fro
     initial.prompt_tokens = static_cast<uint64_t>(request.generated_from);
     absl::StatusOr<BoardSlot*> slot = context_.witness->board().Take(initial);
     if (!slot.ok()) return slot.status();
-    context_.pacer->Enter();
-    auto sink =
-        std::make_shared<SequenceSink>(shared_from_this(), index, *slot, std::move(*reservation), context_.energy);
+    auto sink = std::make_shared<SequenceSink>(shared_from_this(), index, *slot, std::move(*reservation), context_);
     absl::StatusOr<engine::RequestId> id = context_.engine->Submit(std::move(request), std::move(sink));
     if (!id.ok()) {
       context_.witness->board().Release(*slot);
-      context_.pacer->Leave();
       std::lock_guard lock(mutex_);
       --open_sequences_;
       return id.status();
