@@ -136,6 +136,7 @@ const std::vector<Table>& Ledger() {
       {"transfer", {"seq"}, "", "1", {}},
       {"account", {"account_no"}, "", "1", {}},
       {"credit_lot", {"lot_no"}, "", "1", {}},
+      {"lot_use", {"event_seq", "account_no", "lot_no"}, "/", "1", {}},
       {"usage_event", {"seq"}, "", "1", {}},
       {"rating", {"event_seq", "level"}, "/", "1", {}},
       {"usage_rollup", {"buyer_no", "period", "version_no", "position", "model_no"}, "", "1", {}},

@@ -1,3 +1,6 @@
+#include <map>
+#include <utility>
+
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "billing/audit/checks.h"
@@ -93,6 +96,44 @@ void CheckBudgets(Database& db, Findings* findings) {
   findings->Figures(check::kBudgets, absl::StrCat(count, " periods of budgets"));
 }
 
+namespace {
+
+// What is written down of who paid for usage: of events that there are (the chain of usage has no gaps), and of each
+// lot never more than it has lost.
+void CheckLotUse(Database& db, Findings* findings) {
+  int64_t last_event = 0;
+  {
+    Rows rows = db.Query("SELECT max(seq) FROM usage_event");
+    if (rows.Next()) last_event = rows.Int(0);
+  }
+  std::map<std::pair<int64_t, int64_t>, __int128> used;  // by lot and account
+  {
+    Rows rows = db.Query("SELECT event_seq, account_no, lot_no, micro FROM lot_use");
+    while (rows.Next()) {
+      if (rows.Int(0) > last_event) {
+        findings->Add(check::kLots, absl::StrCat("lot_use ", rows.Int(0), "/", rows.Int(1), "/", rows.Int(2)),
+                      "is for usage that is not there");
+      }
+      if (rows.Int(2) != 0) used[{rows.Int(2), rows.Int(1)}] += rows.Int(3);
+    }
+  }
+  for (const auto& [key, micro] : used) {
+    Rows rows = db.Query(
+        "SELECT l.amount_micro - l.left_micro - (SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t WHERE "
+        "t.source = l.lot_no AND t.kind > 3 AND t.kind = 7), a.party_no FROM credit_lot l JOIN account a USING "
+        "(account_no) WHERE l.lot_no = ? AND l.account_no = ?",
+        key.first, key.second);
+    const bool known = rows.Next();
+    if (known && micro >= 0 && micro <= rows.Int(0)) continue;
+    findings->Add(
+        check::kLots, absl::StrCat("credit_lot ", key.first),
+        absl::StrCat("has lost ", known ? rows.Int(0) : 0, " to usage, lot_use gives ", static_cast<int64_t>(micro)),
+        known ? rows.Int(1) : 0);
+  }
+}
+
+}  // namespace
+
 void CheckLots(Database& db, Findings* findings) {
   findings->Begin(check::kLots);
   int64_t lots = 0;
@@ -118,6 +159,7 @@ void CheckLots(Database& db, Findings* findings) {
     findings->Add(check::kLots, absl::StrCat("credit_lot ", rows.Int(0)),
                   "no transfer to its customer account brought it", rows.Int(1));
   }
+  CheckLotUse(db, findings);
   findings->Figures(check::kLots, absl::StrCat(lots, " lots"));
 }
 
@@ -140,6 +182,17 @@ void CheckSeals(Database& db, Findings* findings) {
         db.Query("SELECT l.lot_no, coalesce(a.party_no, 0), l.seal IS gantry_row_hash(l.lot_no, l.account_no, l.kind, "
                  "l.priority, l.amount_micro, l.granted_us, l.expires_us, l.transfer_seq) "
                  "FROM credit_lot l LEFT JOIN account a USING (account_no)"));
+  {
+    Rows rows = db.Query(
+        "SELECT u.event_seq, u.account_no, u.lot_no, coalesce(a.party_no, 0), u.seal IS gantry_row_hash(u.event_seq, "
+        "u.account_no, u.lot_no, u.micro) FROM lot_use u LEFT JOIN account a USING (account_no)");
+    while (rows.Next()) {
+      ++sealed;
+      if (rows.Int(4) != 0) continue;
+      findings->Add(check::kSeals, absl::StrCat("lot_use ", rows.Int(0), "/", rows.Int(1), "/", rows.Int(2)),
+                    "not what it was when it was sealed", rows.Int(3));
+    }
+  }
   check("hold", true,
         db.Query("SELECT hold_id, party_no, seal IS iif(state = 1, NULL, gantry_row_hash(hold_id, party_no, "
                  "gateway_no, gateway_epoch, request_id, first_micro, held_micro, settled_micro, extensions, "

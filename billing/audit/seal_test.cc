@@ -1,4 +1,5 @@
-// Books from before rows were sealed: the step of the schema seals what is there, as it stands.
+// Books from before rows were sealed: the steps of the schema seal what is there, as it stands, and write down what
+// promotional credit had been used.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -23,12 +24,21 @@ constexpr char kRows[] = R"sql(
     VALUES (2, 1, 5, 1, 0, '', 1, zeroblob(32));
   INSERT INTO credit_lot (account_no, kind, priority, amount_micro, left_micro, granted_us, expires_us, transfer_seq)
     VALUES (1, 2, 0, 5, 5, 1, 9, 1);
+  -- Of a gift of 7, 2 have expired; so usage has taken 5, nobody knows which.
+  INSERT INTO transfer (debit_account, credit_account, amount_micro, kind, source, reference, booked_us, hash)
+    VALUES (2, 1, 7, 2, 0, '', 1, zeroblob(32)), (1, 2, 2, 7, 2, '', 1, zeroblob(32));
+  INSERT INTO credit_lot (account_no, kind, priority, amount_micro, left_micro, granted_us, expires_us, transfer_seq)
+    VALUES (1, 1, 0, 7, 0, 1, 9, 2);
   INSERT INTO slice (slice_id, party_no, gateway_no, gateway_epoch, wanted_micro, minimum_micro, granted_micro, open,
     granted_us) VALUES (randomblob(16), 2, 1, 1, 9, 1, 9, 0, 1), (randomblob(16), 2, 1, 1, 9, 1, 9, 1, 1);
   INSERT INTO hold (hold_id, party_no, gateway_no, gateway_epoch, request_id, first_micro, held_micro, state, granted_us)
     VALUES (randomblob(16), 2, 1, 1, randomblob(16), 3, 3, 1, 1), (randomblob(16), 2, 1, 1, randomblob(16), 3, 3, 2, 1);
   INSERT INTO credit_hop (credit_id, party_no, granted_micro, open) VALUES (randomblob(16), 2, 4, 0);
   INSERT INTO model (name) VALUES ('m');
+  INSERT INTO usage_event (seq, record_id, request_id, revision, party_no, key_no, model_no, outcome, prompt_tokens,
+    cached_tokens, output_tokens, reasoning_tokens, requests, witnesses, ended_us, received_us, duration_ms,
+    first_token_ms, drafted_tokens, accepted_tokens, device_us, hash)
+    VALUES (3, randomblob(16), randomblob(16), 0, 2, 0, 1, 1, 1, 0, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0, 0, zeroblob(32));
   INSERT INTO worker (worker_id) VALUES (randomblob(16));
   INSERT INTO witness (record_id, request_id, party_no, worker_no, attempt, sequence, from_index, to_index, prompt_tokens,
     cached_tokens, recomputed_tokens, finish_reason, model_no, ended_us)
@@ -67,6 +77,13 @@ TEST(Seals, AreMadeOfWhatEarlierBooksHold) {
     EXPECT_EQ(rows.Int(0), 1) << "of the hold that has ended";
     EXPECT_EQ(rows.Int(1), 1) << "of the slice that is closed";
     EXPECT_EQ(rows.Int(2), 1);
+    Rows uses = db.Query("SELECT event_seq, account_no, lot_no, micro FROM lot_use");
+    EXPECT_TRUE(uses.Next());
+    EXPECT_EQ(uses.Int(0), -3) << "of any usage up to the last event";
+    EXPECT_EQ(uses.Int(1), 1);
+    EXPECT_EQ(uses.Int(2), 2);
+    EXPECT_EQ(uses.Int(3), 5);
+    EXPECT_FALSE(uses.Next());
     return absl::OkStatus();
   });
   EXPECT_TRUE(looked.ok()) << looked;

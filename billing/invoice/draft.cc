@@ -213,15 +213,20 @@ absl::Status AddDeductions(Database& db, const PartyRow& party, const Period& pe
   InvoiceAmounts& amounts = draft->amounts;
   const int64_t account_no = ReadFunds(db, party).account_no;
   const auto charged_micro = static_cast<int64_t>(std::max<__int128>(lines->pico(), 0) / kPicoPerMicro);
-  if (account_no != 0 && charged_micro > 0) {
+  if (account_no != 0) {
+    if (charged_micro > 0) {
+      amounts.commitment_from_promotion_micro = std::min(PromotionLeft(db, account_no), amounts.commitment_micro);
+    }
     // Credit that was given after the period has paid for usage of later ones.
     const int64_t used = LotUseOf(db, account_no, LotKind::kPromotional, period.to_us).used_micro;
-    amounts.commitment_from_promotion_micro = std::min(PromotionLeft(db, account_no), amounts.commitment_micro);
-    const int64_t deductible =
-        std::max<int64_t>(used - left.promoted_micro, 0) + amounts.commitment_from_promotion_micro;
+    // Less than earlier invoices have deducted: it came back by a correction, and this one takes the deduction back.
+    const int64_t came_back =
+        std::min<int64_t>(LotUseOf(db, account_no, LotKind::kPromotional).used_micro - left.promoted_micro, 0);
+    const int64_t deductible = (came_back < 0 ? came_back : std::max<int64_t>(used - left.promoted_micro, 0)) +
+                               amounts.commitment_from_promotion_micro;
     amounts.promotion_micro = std::min(deductible, charged_micro);
   }
-  if (amounts.promotion_micro > 0) {
+  if (amounts.promotion_micro != 0) {
     GANTRY_RETURN_IF_ERROR(lines->Add("promotion", -static_cast<__int128>(amounts.promotion_micro) * kPicoPerMicro));
   }
   if (lines->pico() > 0) {

@@ -25,8 +25,8 @@ struct InvoiceAmounts {
   int64_t unheld_micro = 0;        // of the usage: paid by the house
   int64_t commitment_micro = 0;
   int64_t commitment_from_promotion_micro = 0;  // of the commitment: what promotional credit will pay
-  int64_t promotion_micro = 0;
-  int64_t carried_micro = 0;  // > 0: taken from earlier ones; < 0: left to later ones
+  int64_t promotion_micro = 0;                  // < 0: what earlier invoices deducted and has come back
+  int64_t carried_micro = 0;                    // > 0: taken from earlier ones; < 0: left to later ones
   int64_t rounding_micro = 0;
   int64_t tax_micro = 0;
 };

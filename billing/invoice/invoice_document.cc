@@ -47,7 +47,9 @@ std::string WhatText(const v1::InvoiceLine& line) {
   if (line.kind() == "allowance") return "Free allowance";
   if (line.kind() == "commitment") return "Minimum commitment";
   if (line.kind() == "unheld") return "Not charged: beyond the credit that was set aside";
-  if (line.kind() == "promotion") return "Paid by promotional credit";
+  if (line.kind() == "promotion") {
+    return line.net_minor() <= 0 ? "Paid by promotional credit" : "Promotional credit that came back";
+  }
   if (line.kind() == "carried") return line.net_minor() <= 0 ? "From earlier invoices" : "Left to the next invoice";
   if (line.kind() == "credit") return "Credit";
   std::string text = ClassText(line.token_class());

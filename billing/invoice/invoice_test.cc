@@ -508,6 +508,67 @@ TEST(Invoice, PromotionalCreditPaysAMinimumToo) {
   ExpectSound(books);
 }
 
+TEST(Invoice, PromotionalCreditThatCameBackIsNoLongerDeducted) {
+  Books books;
+  ChargeTax(books);
+  Give(books, "demo", 3'000'000);
+  const Id16 slice = books.Slice(9'000'000);
+  const v1::UsageRecord record = books.Record(slice, 0, 5'000'000);  // 4.00: 3.00 given, 1.00 paid
+  books.Append(record);
+  books.Append(books.Witness(record, 0));
+  CorrectToNothing(books, record);
+  EXPECT_EQ(LinesOf(Get(books, "demo", "2026-11")), "") << "of the same month: as if it had not been";
+  UseNow(books, slice, 0, 2'500'000);  // 2.00 of the gift
+  EXPECT_EQ(LinesOf(Get(books, "demo", "2026-11")), "usage 200, promotion -200");
+  ExpectSound(books);
+}
+
+TEST(Invoice, ADeductionIsTakenBackWhenItsCreditComesBackLater) {
+  Books books;
+  ChargeTax(books);
+  Give(books, "demo", 3'000'000);
+  const v1::UsageRecord record = books.Record(books.Slice(4'000'000), 0, 5'000'000);  // 4.00: 3.00 given, 1.00 paid
+  books.Append(record);
+  books.Append(books.Witness(record, 0));
+  NextMonth(books);
+  const auto november = Finalize(books, "demo", "2026-11");
+  ASSERT_TRUE(november.ok()) << november.status();
+  EXPECT_EQ(LinesOf(*november), "usage 400, promotion -300");
+  CorrectToNothing(books, record);
+  EXPECT_EQ(books.Int("SELECT sum(left_micro) FROM credit_lot WHERE kind = 1"), 3'000'000);
+  const v1::Invoice draft = Get(books, "demo", "2026-12");
+  EXPECT_EQ(LinesOf(draft), "usage -400, promotion 300, carried 100") << "it owed 1.00, that is what it gets";
+  Use(books, books.Slice(5'000'000), 0, 0, 6'250'000);  // 5.00: the 3.00 again, and 2.00
+  books.Advance(31 * kDayUs);
+  const auto december = Finalize(books, "demo", "2026-12");
+  ASSERT_TRUE(december.ok()) << december.status();
+  EXPECT_EQ(LinesOf(*december), "usage 100") << "5.00 - 4.00; what was given is deducted once, in November";
+  EXPECT_EQ(books.FundsOfParty(books.tenant()).posted_micro, 13'000'000 - 5'000'000 - 200'000 - 200'000);
+  ExpectSound(books);
+}
+
+TEST(Invoice, WhatWasGivenAndExpiresAfterItCameBackIsNeitherDeductedNorPaidOut) {
+  Books books;
+  Give(books, "demo", 3'000'000, books.now_us() + kDayUs);
+  const v1::UsageRecord record = books.Record(books.Slice(3'000'000), 0, 3'750'000);  // 3.00, all given
+  books.Append(record);
+  books.Append(books.Witness(record, 0));
+  NextMonth(books);
+  EXPECT_EQ(LinesOf(*Finalize(books, "demo", "2026-11")), "usage 300, promotion -300");
+  CorrectToNothing(books, record);
+  books.Do([&](Database& db) { return ExpireLots(db, books.now_us(), 10).status(); });
+  EXPECT_EQ(AccountOf(books, "house", "breakage"), 3'000'000);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Refund(books, "demo", 10'000'001).status()));
+  Use(books, books.Slice(3'000'000), 0, 0, 3'750'000);  // 3.00, all paid
+  books.Advance(31 * kDayUs);
+  const auto december = Finalize(books, "demo", "2026-12");
+  ASSERT_TRUE(december.ok()) << december.status();
+  EXPECT_EQ(LinesOf(*december), "promotion 300") << "usage is 3.00 - 3.00; what November had deducted was not paid";
+  EXPECT_EQ(december->paid_minor(), 300);
+  EXPECT_EQ(books.FundsOfParty(books.tenant()).posted_micro, 7'000'000);
+  ExpectSound(books);
+}
+
 TEST(Invoice, WithoutAnyPaymentTaxIsOwedAndUsageStops) {
   Books books;
   ChargeTax(books);

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/container/inlined_vector.h"
+#include "billing/ledger/lot_use.h"
+#include "billing/ledger/lots.h"
 #include "billing/store/chain.h"
 #include "engine/base/check.h"
 
@@ -142,24 +145,37 @@ Journal::Lot* Journal::NextLot(int64_t account_no) {
   }
   lot = {};
   Rows rows = db_.Query(
-      "SELECT lot_no, left_micro FROM credit_lot WHERE account_no = ? AND left_micro > 0 "
+      "SELECT lot_no, left_micro, kind FROM credit_lot WHERE account_no = ? AND left_micro > 0 "
       "ORDER BY priority, expires_us, kind, lot_no LIMIT 1",
       account_no);
   if (!rows.Next()) return nullptr;
-  lot = {rows.Int(0), rows.Int(1), 0};
+  lot = {rows.Int(0), rows.Int(1), 0, rows.Int(2) == static_cast<int64_t>(LotKind::kPromotional)};
   return &lot;
 }
 
-void Journal::UseLots(const Account& account, int64_t micro) {
+void Journal::UseLots(const Account& account, int64_t micro, int64_t for_what) {
+  absl::InlinedVector<LotShare, 4> shares;
+  bool promotional = false;
   while (micro > 0) {
     Lot* lot = NextLot(account.account_no);
-    if (lot == nullptr) return;
+    if (lot == nullptr) {
+      shares.push_back({0, micro});
+      break;
+    }
     const int64_t taken = std::min(micro, lot->left_micro);
     if (lot->taken_micro == 0) used_.push_back(account.account_no);
     lot->left_micro -= taken;
     lot->taken_micro += taken;
     micro -= taken;
+    promotional |= lot->promotional;
+    if (for_what != kDebt) {
+      shares.push_back({lot->lot_no, taken});
+    } else if (lot->promotional) {
+      RecordDebtPaid(db_, account.account_no, lot->lot_no, taken);
+    }
   }
+  if (!promotional || for_what <= 0) return;
+  for (const LotShare& share : shares) RecordLotUse(db_, for_what, account.account_no, share);
 }
 
 void Journal::ForgetLot(const Account& account) {

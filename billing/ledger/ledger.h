@@ -71,6 +71,7 @@ struct JournalMemory {
     int64_t lot_no = 0;
     int64_t left_micro = 0;
     int64_t taken_micro = 0;  // not written yet
+    bool promotional = false;
   };
   absl::node_hash_map<int64_t, Account> accounts;
   absl::flat_hash_map<std::tuple<int64_t, std::string, std::string>, int64_t> numbers;
@@ -99,8 +100,10 @@ class Journal {
   void SetResidue(Account& account, int64_t residue_pico);
 
   // Takes `micro` of the lots of an account whose balance falls by as much (billing/ledger/lots.h). OUT of lots: the
-  // rest is on the credit limit.
-  void UseLots(const Account& account, int64_t micro);
+  // rest is on the credit limit. `for_what`: a usage event, kDebt or kNoUsage; what promotional lots gave for the first
+  // two is recorded (billing/ledger/lot_use.h).
+  static constexpr int64_t kNoUsage = 0, kDebt = -1;
+  void UseLots(const Account& account, int64_t micro, int64_t for_what = kNoUsage);
 
   // Of an account that gets another lot, which may come before the one in use.
   void ForgetLot(const Account& account);

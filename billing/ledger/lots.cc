@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "billing/ledger/lot_use.h"
 #include "engine/base/status_macros.h"
 
 namespace gantry::billing {
@@ -11,12 +12,14 @@ namespace gantry::billing {
 void AddLot(Journal& journal, const Account& account, int64_t balance_before_micro, const Credit& credit,
             int64_t transfer_seq, int64_t now_us) {
   journal.ForgetLot(account);
-  const int64_t debt = std::max<int64_t>(0, -balance_before_micro);
+  const int64_t paid = std::min(std::max<int64_t>(0, -balance_before_micro), credit.amount_micro);
   journal.db().Execute(
       "INSERT INTO credit_lot (account_no, kind, priority, amount_micro, left_micro, granted_us, expires_us, "
       "transfer_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
       account.account_no, static_cast<int64_t>(credit.kind), credit.priority, credit.amount_micro,
-      credit.amount_micro - std::min(debt, credit.amount_micro), now_us, credit.expires_us, transfer_seq);
+      credit.amount_micro - paid, now_us, credit.expires_us, transfer_seq);
+  if (credit.kind != LotKind::kPromotional) return;
+  RecordDebtPaid(journal.db(), account.account_no, journal.db().LastRowId(), paid);
 }
 
 absl::Status PostCredit(Database& db, const PartyRow& party, const Credit& credit, int64_t now_us) {

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "billing/ledger/credit_hops.h"
 #include "billing/ledger/ledger.h"
+#include "billing/ledger/lot_use.h"
 #include "billing/ledger/lots.h"
 #include "billing/usage/rollup.h"
 #include "engine/base/status_macros.h"
@@ -36,7 +37,17 @@ absl::Status RateHop(UsageBook& book, const HopInput& input, Hop* hop) {
   return absl::OkStatus();
 }
 
-// Gives back what an earlier event had cost: to the house what the house had paid for it, the rest to the customer.
+// The events of a request that a correction may give back, but for itself.
+std::vector<int64_t> EventsBefore(Database& db, const Booking& booking) {
+  std::vector<int64_t> seqs;
+  Rows rows = db.Query("SELECT seq FROM usage_event WHERE request_id = ? AND seq BETWEEN ? AND ? ORDER BY seq",
+                       booking.request_id, booking.paid_seq, booking.event_seq - 1);
+  while (rows.Next()) seqs.push_back(rows.Int(0));
+  return seqs;
+}
+
+// Gives back what an earlier event had cost: to the house what the house had paid for it, the rest to the customer, as
+// the kind of credit that had paid it.
 void GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const Account& customer, const Account& revenue,
               int64_t micro) {
   Journal& journal = book.journal();
@@ -50,11 +61,10 @@ void GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const Acc
     int64_t houses = 0;
     {
       Rows rows = book.db().Query(
-          "SELECT (SELECT coalesce(sum(amount_micro), 0) FROM transfer WHERE kind > 3 AND source = ?3 "
-          "AND debit_account = ?1 AND credit_account = ?2) - "
-          "(SELECT coalesce(sum(t.amount_micro), 0) FROM usage_event u JOIN transfer t ON t.source = u.seq "
-          "WHERE u.request_id = ?4 AND t.kind > 3 AND t.credit_account = ?1 AND t.debit_account = ?2)",
-          unheld.account_no, revenue.account_no, booking.paid_seq, booking.request_id);
+          "SELECT coalesce(sum(iif(t.debit_account = ?1, t.amount_micro, -t.amount_micro)), 0) FROM usage_event u "
+          "JOIN transfer t ON t.source = u.seq WHERE u.request_id = ?3 AND t.kind > 3 AND "
+          "(t.debit_account, t.credit_account) IN (VALUES (?1, ?2), (?2, ?1))",
+          unheld.account_no, revenue.account_no, booking.request_id);
       if (rows.Next()) houses = std::clamp<int64_t>(rows.Int(0), 0, micro);
     }
     if (houses > 0) {
@@ -69,7 +79,17 @@ void GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const Acc
   transfer.amount_micro = micro;
   const int64_t balance_before = customer.balance_micro();
   const int64_t seq = journal.Post(transfer);
-  AddLot(journal, customer, balance_before, {.amount_micro = micro}, seq, booking.now_us);
+  if (booking.paid_seq == 0) {
+    AddLot(journal, customer, balance_before, {.amount_micro = micro}, seq, booking.now_us);
+    return;
+  }
+  ReturnToLots(journal, customer,
+               {.event_seqs = EventsBefore(book.db(), booking),
+                .event_seq = booking.event_seq,
+                .micro = micro,
+                .transfer_seq = seq,
+                .balance_before_micro = balance_before,
+                .now_us = booking.now_us});
 }
 
 absl::StatusOr<int64_t> BookHop(UsageBook& book, const Hop& hop, int level, const Booking& booking) {
@@ -100,7 +120,7 @@ absl::StatusOr<int64_t> BookHop(UsageBook& book, const Hop& hop, int level, cons
     transfer.amount_micro = taken.covered_micro;
     transfer.kind = TransferKind::kUsage;
     journal.Post(transfer, taken.held_micro);
-    journal.UseLots(customer, taken.covered_micro);
+    journal.UseLots(customer, taken.covered_micro, booking.event_seq);
   }
   if (micro > taken.covered_micro) {
     GANTRY_ASSIGN_OR_RETURN(const PartyRow house, book.House());
