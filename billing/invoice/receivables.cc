@@ -6,6 +6,8 @@
 #include "billing/invoice/dates.h"
 #include "billing/ledger/ledger.h"
 #include "billing/ledger/lots.h"
+#include "billing/parties/parking.h"
+#include "engine/base/status_macros.h"
 
 namespace gantry::billing {
 namespace {
@@ -28,6 +30,28 @@ void AddAllocation(Database& db, int64_t transfer_seq, int64_t invoice_no, int64
       "UPDATE receivable SET allocated_minor = allocated_minor + ?1, "
       "open = (credited_minor + allocated_minor + ?1 < gross_minor) WHERE invoice_no = ?2",
       amount_minor, invoice_no);
+}
+
+// Until nothing is left. How much.
+int64_t PayInOrder(Database& db, const PartyRow& party, const std::vector<OpenInvoice>& invoices, int64_t now_us) {
+  int64_t allocated = 0;
+  for (const OpenInvoice& open : invoices) {
+    const std::vector<Share> shares = PlanShares(db, party, {.wanted_minor = open.open_minor});
+    if (shares.empty()) break;
+    Allocate(db, party, open.invoice_no, shares, now_us);
+    for (const Share& share : shares) allocated += share.amount_minor;
+  }
+  return allocated;
+}
+
+// The open invoices that nobody has taken a payment from.
+std::vector<OpenInvoice> NotReleasedOf(Database& db, const PartyRow& party) {
+  std::vector<OpenInvoice> open = OpenInvoicesOf(db, party);
+  std::erase_if(open, [&](const OpenInvoice& invoice) {
+    return db.Query("SELECT 1 FROM allocation WHERE invoice_no = ? AND amount_minor < 0 LIMIT 1", invoice.invoice_no)
+        .Next();
+  });
+  return open;
 }
 
 }  // namespace
@@ -105,12 +129,38 @@ void Allocate(Database& db, const PartyRow& party, int64_t invoice_no, const std
 }
 
 int64_t AllocateOldestFirst(Database& db, const PartyRow& party, int64_t now_us) {
+  return PayInOrder(db, party, OpenInvoicesOf(db, party), now_us);
+}
+
+std::vector<int64_t> BuyersWhoCanPay(Database& db, int limit) {
+  std::vector<int64_t> candidates, buyers;
+  {
+    Rows rows = db.Query(
+        "SELECT r.party_no FROM (SELECT DISTINCT party_no FROM receivable INDEXED BY receivable_open WHERE open = 1) r "
+        "JOIN party b USING (party_no) WHERE EXISTS (SELECT 1 FROM account a JOIN transfer t ON t.credit_account = "
+        "a.account_no LEFT JOIN payment p ON p.transfer_seq = t.seq WHERE a.party_no = b.party_no AND a.type = "
+        "'customer' AND a.currency = b.currency AND t.kind = 1 AND t.kind <= 2 AND (p.transfer_seq IS NULL OR "
+        "(p.held_back = 0 AND p.allocated_micro + p.refunded_micro < p.amount_micro)))");
+    while (rows.Next()) candidates.push_back(rows.Int(0));
+  }
+  for (const int64_t party_no : candidates) {
+    if (static_cast<int>(buyers.size()) == limit) break;
+    const absl::StatusOr<PartyRow> party = PartyByNo(db, party_no);
+    if (!party.ok() || !CheckNotParked({*party}).ok()) continue;
+    const std::vector<OpenInvoice> open = NotReleasedOf(db, *party);
+    if (!open.empty() && !PlanShares(db, *party, {.wanted_minor = open[0].open_minor}).empty()) {
+      buyers.push_back(party_no);
+    }
+  }
+  return buyers;
+}
+
+absl::StatusOr<int64_t> PayFromFreedMoney(Database& db, const std::vector<int64_t>& party_nos, int64_t now_us) {
   int64_t allocated = 0;
-  for (const OpenInvoice& open : OpenInvoicesOf(db, party)) {
-    const std::vector<Share> shares = PlanShares(db, party, {.wanted_minor = open.open_minor});
-    if (shares.empty()) break;
-    Allocate(db, party, open.invoice_no, shares, now_us);
-    for (const Share& share : shares) allocated += share.amount_minor;
+  for (const int64_t party_no : party_nos) {
+    GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByNo(db, party_no));
+    if (!CheckNotParked({party}).ok()) continue;
+    allocated += PayInOrder(db, party, NotReleasedOf(db, party), now_us);
   }
   return allocated;
 }

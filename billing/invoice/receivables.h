@@ -46,6 +46,13 @@ void Allocate(Database& db, const PartyRow& party, int64_t invoice_no, const std
               int64_t now_us);
 // Pays open invoices, oldest first, with what payments have left. How much.
 int64_t AllocateOldestFirst(Database& db, const PartyRow& party, int64_t now_us);
+// Who has an open invoice that AllocateOldestFirst could pay now, although no payment came: requests that ran held the
+// money when it became final, and gave it back since. At most `limit`; parked parties wait. Invoices that somebody has
+// released a payment from are left to him, or to the next payment: he may be about to make them void. Cheap: only open
+// invoices are looked up, and payments only of who has one.
+std::vector<int64_t> BuyersWhoCanPay(Database& db, int limit);
+// Pays what these have open, oldest first. Asking twice pays once. How much, in parties' smallest units.
+absl::StatusOr<int64_t> PayFromFreedMoney(Database& db, const std::vector<int64_t>& party_nos, int64_t now_us);
 // Takes back at most `amount_minor` of what an invoice was allocated, the newest first. `payment` 0: of any. How much.
 int64_t Release(Database& db, int64_t invoice_no, int64_t amount_minor, int64_t payment, int64_t now_us);
 

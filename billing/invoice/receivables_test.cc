@@ -12,6 +12,7 @@
 #include "billing/catalog/parties.h"
 #include "billing/invoice/invoice_test_util.h"
 #include "billing/ledger/credit.h"
+#include "billing/parties/parking.h"
 #include "billing/usage/correct.h"
 #include "billing/usage/witness_match.h"
 
@@ -304,6 +305,109 @@ TEST_F(Receivables, RefundsAreChecked) {
       Try<v1::RefundPaymentResponse>(books_, [&](Database& db) { return RefundPayment(db, request, books_.now_us()); });
   EXPECT_TRUE(absl::IsInvalidArgument(no_reference.status()));
   EXPECT_EQ(Owed(), -5'000'000) << "nothing went back";
+}
+
+// ---- money that becomes free ----
+
+// What billing does every ten seconds: who is asked, and how much is paid.
+class FreedMoney : public Receivables {
+ protected:
+  std::vector<int64_t> Buyers() {
+    return books_.Get<std::vector<int64_t>>(
+        [](Database& db) -> absl::StatusOr<std::vector<int64_t>> { return BuyersWhoCanPay(db, 100); });
+  }
+  int64_t Sweep() {
+    return books_.Get<int64_t>(
+        [&](Database& db) { return PayFromFreedMoney(db, BuyersWhoCanPay(db, 100), books_.now_us()); });
+  }
+  // `micro`: all that has been returned of it.
+  void Return(const Id16& slice, int64_t micro, bool close) {
+    books_.Do([&](Database& db) {
+      v1::ReturnSliceRequest request;
+      request.set_slice_id(slice.ToBytes());
+      request.set_returned_micro(micro);
+      request.set_close(close);
+      return ReturnSlice(db, request, books_.now_us()).status();
+    });
+  }
+  // Of the prepaid tenant "demo", which has 10.00: so much usage, all the rest is held, and the month's invoice.
+  v1::Invoice InvoiceWhileHeld(int64_t cents, const std::string& period) {
+    slice_ = books_.Slice(books_.FundsOfParty(books_.tenant()).available_micro);
+    Use(books_, slice_, 0, 0, static_cast<uint64_t>(cents) * 12'500);
+    books_.SetTime(Get(books_, "demo", period).period_to_us() + kDayUs);
+    const auto invoice = Finalize(books_, "demo", period);
+    EXPECT_TRUE(invoice.ok()) << invoice.status();
+    return invoice.value_or(v1::Invoice());
+  }
+  Id16 slice_;
+};
+
+TEST_F(FreedMoney, PaysWhatStayedOpenWhileItWasHeld) {
+  const v1::Invoice invoice = InvoiceWhileHeld(400, "2026-11");  // and 0.80 tax
+  EXPECT_EQ(OpenOf(invoice), 80) << "6.00 are there, all held";
+  EXPECT_THAT(Buyers(), IsEmpty());
+  EXPECT_EQ(Sweep(), 0);
+  Return(slice_, 300'000, /*close=*/false);
+  EXPECT_EQ(Buyers().size(), 1u);
+  EXPECT_EQ(Sweep(), 30);
+  EXPECT_EQ(OpenOf(invoice), 50);
+  EXPECT_THAT(Buyers(), IsEmpty());
+  Return(slice_, 1'300'000, /*close=*/false);
+  EXPECT_EQ(Sweep(), 50);
+  EXPECT_EQ(OpenOf(invoice), 0);
+  EXPECT_EQ(Sweep(), 0) << "once";
+  EXPECT_EQ(books_.FundsOfParty(books_.tenant()).held_micro, 4'700'000) << "what is held stays held";
+  EXPECT_EQ(books_.FundsOfParty(books_.tenant()).available_micro, 500'000);
+  ExpectSound(books_);
+}
+
+TEST_F(FreedMoney, PaysTheOldestFirstAndAsMuchAsIsFree) {
+  const v1::Invoice first = InvoiceWhileHeld(300, "2026-11");  // 0.60 tax
+  const Id16 november = slice_;
+  Return(november, 200'000, /*close=*/false);
+  Use(books_, november, 0, 0, 2'500'000);  // 2.00 of December
+  books_.SetTime(Get(books_, "demo", "2026-12").period_to_us() + kDayUs);
+  const auto second = Finalize(books_, "demo", "2026-12");
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(OpenOf(first), 60);
+  EXPECT_EQ(OpenOf(*second), 20) << "tax of both is 1.00, and 0.20 were free";
+  Return(november, 900'000, /*close=*/false);
+  EXPECT_EQ(Sweep(), 70);
+  EXPECT_EQ(OpenOf(first), 0);
+  EXPECT_EQ(OpenOf(*second), 10);
+  Return(november, 0, /*close=*/true);
+  EXPECT_EQ(Sweep(), 10);
+  ExpectSound(books_);
+}
+
+TEST_F(FreedMoney, NobodyIsAskedWhoHasNothingOpenOrNothingToPayWith) {
+  EXPECT_THAT(Buyers(), IsEmpty()) << "nothing is open";
+  Invoice(1'000);
+  EXPECT_THAT(Buyers(), IsEmpty()) << "acme owes, and has paid nothing";
+  ASSERT_TRUE(Pay(books_, "acme", 5'000'000, "", /*hold_back=*/true).ok());
+  EXPECT_THAT(Buyers(), IsEmpty()) << "that pays only by its number";
+}
+
+TEST_F(FreedMoney, WhatSomebodyReleasedIsLeftToHim) {
+  const v1::Invoice invoice = Invoice(1'000);
+  ASSERT_TRUE(Pay(books_, "acme", 12'000'000).ok());
+  ASSERT_TRUE(ReleaseFrom(books_, invoice.number()).ok());
+  EXPECT_THAT(Buyers(), IsEmpty());
+  EXPECT_TRUE(Void(books_, invoice.number()).ok()) << "that is what it was released for";
+  ExpectSound(books_);
+}
+
+TEST_F(FreedMoney, AParkedPartyWaits) {
+  const v1::Invoice invoice = InvoiceWhileHeld(400, "2026-11");
+  Return(slice_, 0, /*close=*/true);
+  books_.Do([&](Database& db) {
+    Park(db, PartyById(db, books_.tenant())->party_no, "account 1", "is wrong", books_.now_us());
+    return absl::OkStatus();
+  });
+  EXPECT_THAT(Buyers(), IsEmpty());
+  books_.Do([](Database& db) { return Unpark(db, "demo"); });
+  EXPECT_EQ(Sweep(), 80);
+  EXPECT_EQ(OpenOf(invoice), 0);
 }
 
 // ---- closing ----

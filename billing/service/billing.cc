@@ -16,6 +16,7 @@
 #include "billing/catalog/keys.h"
 #include "billing/catalog/plans.h"
 #include "billing/closing/closing.h"
+#include "billing/invoice/receivables.h"
 #include "billing/lease/lease_desk.h"
 #include "billing/ledger/credit.h"
 #include "billing/ledger/gateways.h"
@@ -45,6 +46,7 @@ constexpr int kLotsPerSweep = 1000;
 constexpr int64_t kOutboxRowsPerSweep = 1000;
 constexpr int kAsidePerSweep = 512;
 constexpr int kPrunedPerSweep = 1000;
+constexpr int kBuyersPerSweep = 100;
 
 }  // namespace
 
@@ -202,11 +204,22 @@ struct Billing::Impl {
     if (!finished.ok()) Log(LogLevel::kError, "a party cannot be closed", {{"error", finished.message()}});
   }
 
+  // Invoices that became final while running requests held their buyers' money, once it is free. Looks first.
+  void PayInvoices() {
+    std::vector<int64_t> buyers;
+    const absl::Status looked = store->ReadAndWait([&](Database& db) {
+      buyers = BuyersWhoCanPay(db, kBuyersPerSweep);
+      return absl::OkStatus();
+    });
+    if (!looked.ok() || buyers.empty()) return;
+    const int64_t now_us = context.clock();
+    const absl::Status paid =
+        store->WriteAndWait([&](Database& db) { return PayFromFreedMoney(db, buyers, now_us).status(); });
+    if (!paid.ok()) Log(LogLevel::kError, "open invoices cannot be paid", {{"error", paid.message()}});
+  }
+
   // Looks first, like Sweep.
   void TellOfAlerts() {
-    const auto now = std::chrono::steady_clock::now();
-    if (now < alerts_next) return;
-    alerts_next = now + std::chrono::milliseconds(options.alerts_every_ms);
     const int64_t now_us = context.clock();
     bool changed = false, prune = false;
     OutboxCounts counts;
@@ -254,6 +267,10 @@ struct Billing::Impl {
       prices.Heartbeat(context.clock());
       Sweep();
       EndParties();
+      const auto now = std::chrono::steady_clock::now();
+      if (now < alerts_next) continue;
+      alerts_next = now + std::chrono::milliseconds(options.alerts_every_ms);
+      PayInvoices();
       TellOfAlerts();
     }
   }

@@ -1,5 +1,5 @@
 // The billing process in one object: store, services, listener, and the thread that does what time brings (heartbeats,
-// witness deadlines, fenced slices).
+// witness deadlines, fenced slices, invoices that can be paid).
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ struct BillingOptions {
   int64_t longest_request_ms = 3'600'000;  // a fenced slice is freed after this and the deadline (R9)
   SmtpOptions smtp;                        // no server: no mail
   WebhookOptions webhook;
-  int64_t alerts_every_ms = 10'000;            // how often alerts are looked for
+  int64_t alerts_every_ms = 10'000;            // how often alerts are looked for, and open invoices that can be paid
   Clock clock;                                 // null: the system's
   std::function<void(absl::Status)> on_fatal;  // see Store::Options
 };

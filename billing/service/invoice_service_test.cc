@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "billing/service/billing.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
@@ -32,6 +34,7 @@ class InvoiceServiceTest : public testing::Test {
     options.rpc = identities_.ServerOptions("billing");
     options.data_dir = identities_.dir() + "/billing";
     options.clock = [this] { return now_us_.load(); };
+    options.alerts_every_ms = 100;
     auto billing = Billing::Start(options, nullptr);
     EXPECT_TRUE(billing.ok()) << billing.status();
     billing_ = *std::move(billing);
@@ -189,6 +192,44 @@ TEST_F(InvoiceServiceTest, ATopUpPaysWhatIsOwedFirst) {
   ASSERT_EQ(payments.second.payments_size(), 1);
   EXPECT_EQ(payments.second.payments(0).allocated_micro(), 12'000'000);
   EXPECT_EQ(payments.second.payments(0).method(), "top-up");
+}
+
+TEST_F(InvoiceServiceTest, WhatWasHeldPaysByItselfOnceItIsFree) {
+  v1::TopUpRequest money;
+  money.set_idempotency_key("money");
+  money.set_party_name("acme");
+  money.set_amount_micro(20'000'000);
+  ASSERT_TRUE(Call(admin_, &v1::BillingAdmin::Stub::TopUp, money).first.ok());
+  v1::ListPartiesRequest parties;
+  const auto listed = Call(admin_, &v1::BillingAdmin::Stub::ListParties, parties);
+  const auto credit = v1::Credit::NewStub(MakeChannel(billing_->address(), identities_.Get("gateway")));
+  v1::GrantSliceRequest grant;
+  grant.set_slice_id(std::string(16, 's'));
+  grant.set_gateway_id(std::string(16, 'g'));
+  grant.set_gateway_epoch(1);
+  for (const v1::Party& party : listed.second.parties()) {
+    if (party.name() == "acme") grant.set_party_id(party.party_id());
+  }
+  grant.set_wanted_micro(115'000'000);
+  grant.set_minimum_micro(115'000'000);
+  const auto granted = Call(credit, &v1::Credit::Stub::GrantSlice, grant);
+  ASSERT_TRUE(granted.first.ok()) << granted.first.error_message();
+  now_us_ += 25 * kDayUs;
+  const auto invoice = Finalize("november", "2026-11");
+  ASSERT_TRUE(invoice.first.ok()) << invoice.first.error_message();
+  EXPECT_EQ(invoice.second.open_minor(), 700) << "10.00 and tax; of 20.00 and a limit of 100.00, 115.00 are held";
+  v1::ReturnSliceRequest back;
+  back.set_slice_id(grant.slice_id());
+  back.set_close(true);
+  ASSERT_TRUE(Call(credit, &v1::Credit::Stub::ReturnSlice, back).first.ok());
+  v1::GetDocumentRequest get;
+  get.set_number(invoice.second.number());
+  int64_t open = 700;
+  for (int i = 0; i < 200 && open > 0; ++i) {
+    absl::SleepFor(absl::Milliseconds(50));
+    open = Call(invoices_, &v1::InvoiceAdmin::Stub::GetDocument, get).second.open_minor();
+  }
+  EXPECT_EQ(open, 0);
 }
 
 TEST_F(InvoiceServiceTest, NothingBecomesFinalWhileGatewaysSayAnotherTime) {
