@@ -52,6 +52,14 @@ std::string WaitsFor(Database& db, const PartyRow& party) {
   if (funds.held_micro != 0) {
     return absl::StrCat("gateways to give back ", funds.held_micro, " millionths of ", party.currency);
   }
+  // All its money is spent, and records that cost nothing, or what allowances pay, may still lie in a spool: gateways
+  // close a slice when billing has every record that names it.
+  const int64_t open =
+      Count(db.Query("SELECT (SELECT count(*) FROM slice WHERE open = 1 AND party_no = ?1) + (SELECT count(*) FROM "
+                     "hold WHERE state = 1 "
+                     "AND party_no = ?1)",
+                     party.party_no));
+  if (open > 0) return absl::StrCat("gateways to hand in the records of ", open, " slices and holds");
   const int64_t waiting = Count(db.Query(
       "SELECT count(*) FROM unmatched m JOIN usage_event u USING (request_id) JOIN rating r ON r.event_seq = u.seq "
       "WHERE m.state = 'waiting' AND r.buyer_no = ?",
@@ -63,7 +71,8 @@ std::string WaitsFor(Database& db, const PartyRow& party) {
 }
 
 // Invoices of all months that have none, the current one too.
-absl::Status InvoiceTheRest(Database& db, const PartyRow& party, int64_t now_us) {
+absl::Status InvoiceTheRest(Database& db, const PartyRow& party, const absl::Status& clocks, int64_t now_us) {
+  GANTRY_RETURN_IF_ERROR(clocks);
   GANTRY_RETURN_IF_ERROR(PeriodAt(db, party, now_us).status());
   std::vector<int64_t> periods;
   {
@@ -104,10 +113,11 @@ void Erase(Database& db, const PartyRow& party, int64_t now_us) {
 }
 
 // OK when done; else what it waits for is noted.
-absl::Status Finish(Database& db, const PartyRow& party, v1::Leftover leftover, int64_t now_us) {
+absl::Status Finish(Database& db, const PartyRow& party, v1::Leftover leftover, const absl::Status& clocks,
+                    int64_t now_us) {
   const std::string waits_for = WaitsFor(db, party);
   if (!waits_for.empty()) return absl::FailedPreconditionError(waits_for);
-  if (absl::Status invoiced = InvoiceTheRest(db, party, now_us); !invoiced.ok()) {
+  if (absl::Status invoiced = InvoiceTheRest(db, party, clocks, now_us); !invoiced.ok()) {
     return absl::FailedPreconditionError(absl::StrCat("its last invoice: ", invoiced.message()));
   }
   const Funds funds = ReadFunds(db, party);
@@ -179,7 +189,7 @@ bool ClosingsAreOpen(Database& db) {
   return Count(db.Query("SELECT count(*) FROM closing WHERE done_us = 0")) > 0;
 }
 
-absl::Status FinishClosings(Database& db, int64_t now_us) {
+absl::Status FinishClosings(Database& db, const absl::Status& clocks, int64_t now_us) {
   std::vector<std::pair<int64_t, v1::Leftover>> open;
   {
     Rows rows = db.Query("SELECT party_no, leftover FROM closing WHERE done_us = 0");
@@ -188,7 +198,7 @@ absl::Status FinishClosings(Database& db, int64_t now_us) {
   for (const auto& [party_no, leftover] : open) {
     GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByNo(db, party_no));
     db.Script("SAVEPOINT closing");
-    const absl::Status finished = Finish(db, party, leftover, now_us);
+    const absl::Status finished = Finish(db, party, leftover, clocks, now_us);
     if (finished.ok()) {
       db.Script("RELEASE closing");
       continue;
@@ -206,7 +216,8 @@ std::vector<CreditOut> CreditOfClosing(Database& db) {
   {
     Rows rows = db.Query(
         "SELECT c.party_no, a.held_micro FROM closing c JOIN account a ON a.party_no = c.party_no AND a.type = "
-        "'customer' WHERE c.done_us = 0 AND a.held_micro > 0");
+        "'customer' WHERE c.done_us = 0 AND (a.held_micro > 0 OR EXISTS (SELECT 1 FROM slice s WHERE s.open = 1 AND "
+        "s.party_no = c.party_no))");
     while (rows.Next()) {
       out.push_back({{.kind = CreditScope::kTenant, .no = rows.Int(0), .held_micro = rows.Int(1)}, {}});
     }

@@ -1,10 +1,18 @@
 // The end of a party (contract: service ClosingAdmin).
 //
 // It ends in two steps. The first takes effect at once: closed, keys revoked. The second comes when nothing can follow
-// any more: no credit is out, no request waits for a witness. Then, in one transaction: an invoice for every month that
-// has none, what is left of its money goes where it was decided, and names, addresses, labels and targets are erased.
-// The rows of the ledger stay under the party's id; final invoices, accepted quotes and the audit log, which are kept
-// by law or are chained, name it still.
+// any more: no slice or hold is open, no request waits for a witness, and most gateways agree with billing's clock,
+// which says what months there are to invoice. Then, in one transaction: an invoice for every month that has none, what
+// is left of its money goes where it was decided, and names, addresses, labels and targets are erased. The rows of the
+// ledger stay under the party's id; final invoices, accepted quotes and the audit log, which are kept by law or are
+// chained, name it still.
+//
+// Why no usage that the party owes comes after its last invoice, whatever gateways have spooled: a gateway closes a
+// slice when nothing is held of it and billing has every record that names it. The exception is a gateway that was
+// lost. Its slices are closed for it when it has been fenced for the longest request and the witness deadline (R9), and
+// its spool may turn up years later. Those records are booked then as at any time: rated, in the party's next month,
+// and paid by the house (`late_unheld`), since nothing is set aside for them; resellers above pay their own hop as far
+// as they have free money. An invoice of that month would come to nothing.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +30,13 @@ absl::StatusOr<v1::Closing> CloseParty(Database& db, const v1::ClosePartyRequest
 // NOT_FOUND: no such party, or it is not being closed.
 absl::StatusOr<v1::Closing> GetClosing(Database& db, const v1::GetClosingRequest& request);
 
-// The second step of whoever it can be taken for, and what the others wait for. Cheap when nobody is being closed.
-absl::Status FinishClosings(Database& db, int64_t now_us);
+// The second step of whoever it can be taken for, and what the others wait for. `clocks`: what GatewayClocks::Check
+// says (billing/usage/gateway_clocks.h); while it is an error nothing becomes final, as for any invoice. Cheap when
+// nobody is being closed.
+absl::Status FinishClosings(Database& db, const absl::Status& clocks, int64_t now_us);
 bool ClosingsAreOpen(Database& db);
 
-// Parties that are being closed and have credit out: whom to call back.
+// Parties that are being closed and have slices out: whom to call back.
 struct CreditOut {
   CreditScope scope;
   std::vector<Lender> lenders;

@@ -5,6 +5,7 @@
 
 #include "billing/audit/audit.h"
 #include "billing/ledger/credit.h"
+#include "billing/ledger/gateways.h"
 #include "billing/ledger/lots.h"
 #include "billing/outbox/outbox.h"
 #include "billing/people/users.h"
@@ -35,8 +36,8 @@ class ClosingTest : public testing::Test {
     return closing;
   }
   // What a sweep does.
-  v1::Closing Sweep(const std::string& party) {
-    books_.Do([&](Database& db) { return FinishClosings(db, books_.now_us()); });
+  v1::Closing Sweep(const std::string& party, const absl::Status& clocks = absl::OkStatus()) {
+    books_.Do([&](Database& db) { return FinishClosings(db, clocks, books_.now_us()); });
     v1::GetClosingRequest request;
     request.set_party_name(party);
     return books_.Get<v1::Closing>([&](Database& db) { return GetClosing(db, request); });
@@ -83,6 +84,71 @@ TEST_F(ClosingTest, ItWaitsForCreditThatIsOut) {
   Use(slice, 1'000'000);  // a stream that ends within the second
   Return(slice);
   EXPECT_GT(Sweep("demo").done_us(), 0);
+}
+
+TEST_F(ClosingTest, ItWaitsForTheRecordsOfASliceThatIsUsedUp) {
+  const Id16 slice = books_.Slice(800);
+  Use(slice, 1'000);
+  ASSERT_EQ(books_.FundsOfParty(books_.tenant()).held_micro, 0);
+  ASSERT_TRUE(Close("demo").ok());
+  EXPECT_THAT(Sweep("demo").waits_for(), HasSubstr("hand in the records of 1 slices"));
+  EXPECT_EQ(books_
+                .Get<std::vector<CreditOut>>(
+                    [](Database& db) -> absl::StatusOr<std::vector<CreditOut>> { return CreditOfClosing(db); })
+                .size(),
+            1u)
+      << "it is called back";
+  v1::UsageRecord free = books_.Record(slice, 0, 0);  // of a request that delivered nothing
+  books_.Append(free);
+  books_.Append(books_.Witness(free, 0));
+  Return(slice);
+  EXPECT_GT(Sweep("demo").done_us(), 0);
+  EXPECT_EQ(books_.Int("SELECT sum(quantity) FROM usage_rollup WHERE position = 3"), 2) << "on the last invoice";
+}
+
+TEST_F(ClosingTest, ItWaitsForClocksThatAgree) {
+  const Id16 slice = books_.Slice(1'000'000);
+  Use(slice, 1'000);
+  ASSERT_TRUE(Close("demo").ok());
+  Return(slice);
+  const v1::Closing apart = Sweep("demo", absl::FailedPreconditionError("the clocks of 2 of 3 gateways are apart"));
+  EXPECT_EQ(apart.done_us(), 0);
+  EXPECT_EQ(apart.waits_for(), "its last invoice: the clocks of 2 of 3 gateways are apart");
+  EXPECT_EQ(apart.invoices_size(), 0);
+  EXPECT_GT(Sweep("demo").done_us(), 0);
+}
+
+TEST_F(ClosingTest, WhatALostGatewayReportsAfterTheEndIsBookedAndTheHousePaysIt) {
+  const Id16 slice = books_.Slice(1'000'000);
+  Use(slice, 100'000);                                       // 0.08
+  v1::UsageRecord spooled = books_.Record(slice, 0, 2'000);  // in the spool of a machine that is gone
+  ASSERT_TRUE(Close("demo").ok());
+  books_.Do([&](Database& db) { return ForgetGateway(db, books_.gateway(), books_.now_us()); });
+  EXPECT_THAT(Sweep("demo").waits_for(), HasSubstr("gateways to give back"));
+  books_.Advance(2 * kHourUs);
+  books_.Do([&](Database& db) {
+    ReleaseFenced(db, books_.now_us() - kHourUs);
+    return absl::OkStatus();
+  });
+  const v1::Closing closing = Sweep("demo");
+  ASSERT_GT(closing.done_us(), 0) << closing.waits_for();
+  EXPECT_EQ(closing.refunded_micro(), 9'920'000);
+  const int64_t revenue = books_.Int("SELECT credit_micro FROM account WHERE type = 'revenue'");
+
+  books_.Advance(300 * 24 * kHourUs);
+  spooled.set_age_ms(300ull * 24 * 3'600'000);
+  for (int i = 0; i < 2; ++i) {  // sent again: counted once
+    EXPECT_EQ(books_.Append(spooled).record_ids_size(), 1) << "taken, not refused";
+    books_.Append(books_.Witness(spooled, 2'000));
+  }
+  EXPECT_EQ(books_.Int("SELECT count(*) FROM usage_event"), 2);
+  EXPECT_EQ(books_.Int("SELECT sum(output_tokens) FROM usage_event"), 102'000);
+  EXPECT_EQ(books_.Int("SELECT debit_micro FROM account WHERE type = 'late_unheld'"), 1'600);
+  EXPECT_EQ(books_.Int("SELECT credit_micro FROM account WHERE type = 'revenue'"), revenue + 1'600);
+  EXPECT_EQ(books_.Int("SELECT count(*) FROM late_usage WHERE period = 202612"), 1) << "its November is invoiced";
+  EXPECT_EQ(books_.FundsOfParty(books_.tenant()).posted_micro, 0) << "it owes nothing";
+  EXPECT_EQ(books_.Int("SELECT count(*) FROM invoice"), 1);
+  EXPECT_TRUE(books_.Audited().ok()) << books_.Audited().DebugString();
 }
 
 TEST_F(ClosingTest, ItWaitsForTheSecondWitness) {

@@ -200,7 +200,8 @@ struct Billing::Impl {
     if (!looked.ok() || !open) return;
     for (const CreditOut& credit : out) leases->recalls().CallBack(credit.scope, credit.lenders, [](bool) {});
     const int64_t now_us = context.clock();
-    const absl::Status finished = store->WriteAndWait([&](Database& db) { return FinishClosings(db, now_us); });
+    const absl::Status clocks = gateway_clocks.Check();
+    const absl::Status finished = store->WriteAndWait([&](Database& db) { return FinishClosings(db, clocks, now_us); });
     if (!finished.ok()) Log(LogLevel::kError, "a party cannot be closed", {{"error", finished.message()}});
   }
 

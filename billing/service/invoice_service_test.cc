@@ -10,12 +10,14 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "billing/service/billing.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
+#include "gantry/v1/closing.grpc.pb.h"
 #include "gantry/v1/invoicing.grpc.pb.h"
 #include "services/common/ids.h"
 #include "services/common/rpc_test_util.h"
@@ -99,6 +101,21 @@ class InvoiceServiceTest : public testing::Test {
     request.set_party_name("acme");
     request.set_period(period);
     return Call(admin_, &v1::BillingAdmin::Stub::FinalizeInvoice, request);
+  }
+
+  // A gateway says what time it is there: with a record that is refused as usage.
+  void Report(int64_t wall_us) {
+    const auto gateway = v1::Usage::NewStub(MakeChannel(billing_->address(), identities_.Get("gateway")));
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    auto stream = gateway->AppendUsage(&context);
+    v1::UsageBatch batch;
+    batch.set_gateway_id(std::string(16, 'g'));
+    batch.add_records()->set_wall_us(static_cast<uint64_t>(wall_us));
+    v1::UsageAck ack;
+    EXPECT_TRUE(stream->Write(batch) && stream->Read(&ack));
+    stream->WritesDone();
+    stream->Finish();
   }
 
   std::atomic<int64_t> now_us_{1'794'312'000'000'000};  // 2026-11-10 12:00 UTC
@@ -234,25 +251,36 @@ TEST_F(InvoiceServiceTest, WhatWasHeldPaysByItselfOnceItIsFree) {
 
 TEST_F(InvoiceServiceTest, NothingBecomesFinalWhileGatewaysSayAnotherTime) {
   now_us_ += 25 * kDayUs;
-  const auto gateway = v1::Usage::NewStub(MakeChannel(billing_->address(), identities_.Get("gateway")));
-  const auto report = [&](int64_t wall_us) {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
-    auto stream = gateway->AppendUsage(&context);
-    v1::UsageBatch batch;
-    batch.set_gateway_id(std::string(16, 'g'));
-    batch.add_records()->set_wall_us(static_cast<uint64_t>(wall_us));  // refused as usage, but it says what time it is
-    v1::UsageAck ack;
-    EXPECT_TRUE(stream->Write(batch) && stream->Read(&ack));
-    stream->WritesDone();
-    stream->Finish();
-  };
-  report(now_us_ - 6 * 60'000'000);
+  Report(now_us_ - 6 * 60'000'000);
   const grpc::Status refused = Finalize("apart", "2026-11").first;
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_THAT(refused.error_message(), HasSubstr("more than 5 minutes from billing's"));
-  report(now_us_);
+  Report(now_us_);
   EXPECT_TRUE(Finalize("together", "2026-11").first.ok());
+}
+
+TEST_F(InvoiceServiceTest, AClosingWaitsWhileGatewaysSayAnotherTime) {
+  Report(now_us_ - 6 * 60'000'000);
+  const auto closings = v1::ClosingAdmin::NewStub(MakeChannel(billing_->address(), identities_.Get("admin")));
+  v1::ClosePartyRequest close;
+  close.set_idempotency_key("close");
+  close.set_party_name("acme");
+  close.set_leftover(v1::LEFTOVER_REFUND);
+  close.set_reason("the contract ended");
+  ASSERT_TRUE(Call(closings, &v1::ClosingAdmin::Stub::CloseParty, close).first.ok());
+  const auto waits_for = [&](const std::string& part) {
+    v1::GetClosingRequest get;
+    get.set_party_name("acme");
+    std::string waits;
+    for (int i = 0; i < 200 && !absl::StrContains(waits, part); ++i) {
+      absl::SleepFor(absl::Milliseconds(50));
+      waits = Call(closings, &v1::ClosingAdmin::Stub::GetClosing, get).second.waits_for();
+    }
+    return waits;
+  };
+  EXPECT_THAT(waits_for("clocks"), HasSubstr("the clocks of 1 of 1 gateways are more than 5 minutes from billing's"));
+  Report(now_us_);
+  EXPECT_THAT(waits_for("pay"), HasSubstr("it to pay 12000000")) << "its last invoice: the minimum and its tax";
 }
 
 TEST_F(InvoiceServiceTest, RacingClientsGetOneInvoice) {
