@@ -19,7 +19,7 @@ class PatientHold : public std::enable_shared_from_this<PatientHold> {
       : context_(context), reactor_(reactor), command_(std::move(command)) {}
 
   void Try() {
-    context_->store->Write(
+    context_->store->WriteKeeping(
         [self = shared_from_this()](Database& db) {
           self->short_of_ = {};
           self->lenders_.clear();
@@ -61,6 +61,8 @@ class PatientHold : public std::enable_shared_from_this<PatientHold> {
   bool all_answered_ = true;
 };
 
+// All of it keeps what usage has read (Store::WriteKeeping): money of accounts is set aside by a Journal, and what else
+// is written here (slices, holds, budgets, gateways) is not kept. It comes between any two batches of usage.
 class CreditService final : public v1::Credit::CallbackService {
  public:
   explicit CreditService(const Context* context) : context_(context) {}
@@ -101,7 +103,7 @@ class CreditService final : public v1::Credit::CallbackService {
  private:
   template <typename Response, typename Command>
   grpc::ServerUnaryReactor* Run(grpc::CallbackServerContext* call, Response* response, Command command) {
-    return Answer(context_->store, &Store::Write, call, response, std::move(command));
+    return Answer(context_->store, &Store::WriteKeeping, call, response, std::move(command));
   }
   template <typename Command>
   grpc::ServerUnaryReactor* Patiently(grpc::CallbackServerContext* call, v1::HoldResponse* response, Command command) {
