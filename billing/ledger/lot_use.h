@@ -10,10 +10,9 @@
 //   2. A promotional lot gets its own back, with its own expiry: when that has passed it expires again (ExpireLots),
 //      into breakage. Bought credit comes back as a new bought lot that does not expire.
 //   3. Of the rest nobody knows what paid it: bought credit, or the credit limit. A debt on the limit may have been
-//   paid
-//      by promotional credit that came later, so the rest goes first to promotional lots that have paid debts since, as
-//      far as they have; then it is bought credit. This can give a customer promotional for bought credit when both
-//      paid in the time between; never the other way.
+//      paid by promotional credit that came later, so the rest goes first to promotional lots that have paid debts
+//      since, as far as they have; then it is bought credit. This can give a customer promotional for bought credit
+//      when both paid in the time between; never the other way.
 //   4. When the account is in debt, what came back pays the debt at once, in the order of lots.
 //
 // What a volume tier takes back of a month's earlier requests is no correction of one of them: it is bought credit.
