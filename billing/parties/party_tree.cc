@@ -69,4 +69,14 @@ absl::StatusOr<std::vector<PartyRow>> BuyersAbove(Database& db, PartyRow buyer) 
   return buyers;
 }
 
+bool IsWithin(Database& db, int64_t party_no, int64_t top_no) {
+  for (int level = 0; level <= kPartyDepthMax; ++level) {
+    Rows rows = db.Query("SELECT coalesce(parent_no, 0) FROM party WHERE party_no = ?", party_no);
+    if (!rows.Next()) return false;
+    if (party_no == top_no) return true;
+    party_no = rows.Int(0);
+  }
+  return false;
+}
+
 }  // namespace gantry::billing

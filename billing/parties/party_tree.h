@@ -42,4 +42,7 @@ absl::StatusOr<PartyRow> HouseOf(Database& db);
 // nobody, is not among them. With the seller of the last it is the whole chain of hops.
 absl::StatusOr<std::vector<PartyRow>> BuyersAbove(Database& db, PartyRow buyer);
 
+// Whether the party is `top_no` or below it in the tree. False: it is not, or one of the two is nobody's number.
+bool IsWithin(Database& db, int64_t party_no, int64_t top_no);
+
 }  // namespace gantry::billing

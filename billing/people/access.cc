@@ -173,15 +173,6 @@ int64_t PartyNamed(Database& db, Names names, const std::string& value, const Ca
   return 0;
 }
 
-// Whether `party_no` is `top_no` or below it.
-bool IsWithin(Database& db, int64_t party_no, int64_t top_no) {
-  for (int level = 0; level <= kPartyDepthMax && party_no != 0; ++level) {
-    if (party_no == top_no) return true;
-    party_no = FirstInt(db.Query("SELECT coalesce(parent_no, 0) FROM party WHERE party_no = ?", party_no));
-  }
-  return false;
-}
-
 std::string FieldOf(const google::protobuf::Message& request, absl::string_view path) {
   for (const absl::string_view name : absl::StrSplit(path, '|')) {
     const google::protobuf::Message* message = &request;
