@@ -29,14 +29,7 @@ v1::PublishPlanVersionRequest Request(int64_t output_price) {
 }
 
 absl::StatusOr<v1::PlanVersion> Publish(Books& books, const v1::PublishPlanVersionRequest& request) {
-  absl::StatusOr<v1::PlanVersion> version = absl::UnknownError("not run");
-  books.store()
-      .WriteAndWait([&](Database& db) {
-        version = PublishPlanVersion(db, request, books.now_us());
-        return version.status();
-      })
-      .IgnoreError();
-  return version;
+  return books.Try<v1::PlanVersion>([&](Database& db) { return PublishPlanVersion(db, request, books.now_us()); });
 }
 
 TEST(Plans, AVersionIsReadAsItWasPublished) {

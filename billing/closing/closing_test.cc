@@ -26,14 +26,7 @@ class ClosingTest : public testing::Test {
     request.set_party_name(party);
     request.set_leftover(leftover);
     request.set_reason("the contract ended");
-    absl::StatusOr<v1::Closing> closing = absl::UnknownError("not run");
-    books_.store()
-        .WriteAndWait([&](Database& db) {
-          closing = CloseParty(db, request, books_.now_us());
-          return closing.status();
-        })
-        .IgnoreError();
-    return closing;
+    return books_.Try<v1::Closing>([&](Database& db) { return CloseParty(db, request, books_.now_us()); });
   }
   // What a sweep does.
   v1::Closing Sweep(const std::string& party, const absl::Status& clocks = absl::OkStatus()) {

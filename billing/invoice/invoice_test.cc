@@ -118,7 +118,7 @@ TEST(Invoice, PeriodsAndPartiesMustExist) {
   EXPECT_TRUE(absl::IsInvalidArgument(Finalize(books, "demo", "2026-11-01").status()));
   NextMonth(books);
   EXPECT_TRUE(absl::IsInvalidArgument(Finalize(books, "house", "2026-11").status())) << "it buys from nobody";
-  const auto missing = Try<v1::Invoice>(books, [](Database& db) { return GetDocument(db, "G2026-000001"); });
+  const auto missing = books.Try<v1::Invoice>([](Database& db) { return GetDocument(db, "G2026-000001"); });
   EXPECT_TRUE(absl::IsNotFound(missing.status()));
 }
 
@@ -149,7 +149,7 @@ TEST(Invoice, AmountsBeyond64BitsAreRefusedNotWrong) {
   request.set_party_name("demo");
   request.set_period("2026-11");
   EXPECT_TRUE(
-      absl::IsOutOfRange(Try<v1::Invoice>(books, [&](Database& db) { return GetInvoice(db, request); }).status()));
+      absl::IsOutOfRange(books.Try<v1::Invoice>([&](Database& db) { return GetInvoice(db, request); }).status()));
 }
 
 TEST(Invoice, OneThatCannotBeReadIsDataLoss) {
@@ -159,10 +159,10 @@ TEST(Invoice, OneThatCannotBeReadIsDataLoss) {
   ASSERT_TRUE(Finalize(books, "demo", "2026-11").ok());
   books.Tamper("UPDATE invoice SET content = x'ff'");
   EXPECT_TRUE(absl::IsDataLoss(Finalize(books, "demo", "2026-11").status()));
-  const auto by_number = Try<v1::Invoice>(books, [](Database& db) { return GetDocument(db, "G2026-000001"); });
+  const auto by_number = books.Try<v1::Invoice>([](Database& db) { return GetDocument(db, "G2026-000001"); });
   EXPECT_TRUE(absl::IsDataLoss(by_number.status()));
   books.Tamper("UPDATE billing_profile SET content = x'ff'");
-  const auto profile = Try<v1::BillingProfile>(books, [](Database& db) { return GetBillingProfile(db, "house"); });
+  const auto profile = books.Try<v1::BillingProfile>([](Database& db) { return GetBillingProfile(db, "house"); });
   EXPECT_TRUE(absl::IsDataLoss(profile.status()));
 }
 

@@ -18,24 +18,11 @@ namespace gantry::billing {
 
 inline constexpr int64_t kDayUs = 86'400'000'000;
 
-// Runs a command whose status a test looks at.
-template <typename T>
-absl::StatusOr<T> Try(Books& books, const std::function<absl::StatusOr<T>(Database&)>& command) {
-  absl::StatusOr<T> result = absl::UnknownError("did not run");
-  books.store()
-      .WriteAndWait([&](Database& db) {
-        result = command(db);
-        return result.status();
-      })
-      .IgnoreError();
-  return result;
-}
-
 inline absl::StatusOr<v1::Invoice> Finalize(Books& books, const std::string& party, const std::string& period) {
   v1::FinalizeInvoiceRequest request;
   request.set_party_name(party);
   request.set_period(period);
-  return Try<v1::Invoice>(books, [&](Database& db) { return FinalizeInvoice(db, request, books.now_us()); });
+  return books.Try<v1::Invoice>([&](Database& db) { return FinalizeInvoice(db, request, books.now_us()); });
 }
 
 inline v1::Invoice Get(Books& books, const std::string& party, const std::string& period) {
@@ -52,7 +39,7 @@ inline v1::Invoice GetNumber(Books& books, const std::string& number) {
 inline absl::StatusOr<v1::BillingProfile> SetProfile(Books& books, const v1::BillingProfile& profile) {
   v1::SetBillingProfileRequest request;
   *request.mutable_profile() = profile;
-  return Try<v1::BillingProfile>(books, [&](Database& db) { return SetBillingProfile(db, request, books.now_us()); });
+  return books.Try<v1::BillingProfile>([&](Database& db) { return SetBillingProfile(db, request, books.now_us()); });
 }
 
 // The house sells at 20 % tax; due after 14 days.
@@ -94,7 +81,7 @@ inline absl::StatusOr<v1::Payment> Pay(Books& books, const std::string& party, i
   request.set_reference("wire");
   request.set_invoice_number(invoice);
   request.set_hold_back(hold_back);
-  return Try<v1::Payment>(books, [&](Database& db) { return RecordPayment(db, request, books.now_us()); });
+  return books.Try<v1::Payment>([&](Database& db) { return RecordPayment(db, request, books.now_us()); });
 }
 
 inline absl::StatusOr<v1::RefundPaymentResponse> Refund(Books& books, const std::string& party, int64_t micro,
@@ -104,8 +91,7 @@ inline absl::StatusOr<v1::RefundPaymentResponse> Refund(Books& books, const std:
   request.set_amount_micro(micro);
   request.set_payment(payment);
   request.set_reference("wire back");
-  return Try<v1::RefundPaymentResponse>(books,
-                                        [&](Database& db) { return RefundPayment(db, request, books.now_us()); });
+  return books.Try<v1::RefundPaymentResponse>([&](Database& db) { return RefundPayment(db, request, books.now_us()); });
 }
 
 inline absl::StatusOr<v1::AllocatePaymentResponse> AllocateTo(Books& books, const std::string& party, uint64_t payment,
@@ -115,8 +101,8 @@ inline absl::StatusOr<v1::AllocatePaymentResponse> AllocateTo(Books& books, cons
   request.set_payment(payment);
   request.set_invoice_number(invoice);
   request.set_amount_minor(minor);
-  return Try<v1::AllocatePaymentResponse>(books,
-                                          [&](Database& db) { return AllocatePayment(db, request, books.now_us()); });
+  return books.Try<v1::AllocatePaymentResponse>(
+      [&](Database& db) { return AllocatePayment(db, request, books.now_us()); });
 }
 
 inline absl::StatusOr<v1::AllocatePaymentResponse> ReleaseFrom(Books& books, const std::string& invoice,
@@ -124,19 +110,19 @@ inline absl::StatusOr<v1::AllocatePaymentResponse> ReleaseFrom(Books& books, con
   v1::ReleaseAllocationsRequest request;
   request.set_invoice_number(invoice);
   request.set_payment(payment);
-  return Try<v1::AllocatePaymentResponse>(
-      books, [&](Database& db) { return ReleaseAllocations(db, request, books.now_us()); });
+  return books.Try<v1::AllocatePaymentResponse>(
+      [&](Database& db) { return ReleaseAllocations(db, request, books.now_us()); });
 }
 
 inline absl::StatusOr<v1::Invoice> Void(Books& books, const std::string& number) {
   v1::VoidInvoiceRequest request;
   request.set_number(number);
   request.set_reason("wrong address");
-  return Try<v1::Invoice>(books, [&](Database& db) { return VoidInvoice(db, request, books.now_us()); });
+  return books.Try<v1::Invoice>([&](Database& db) { return VoidInvoice(db, request, books.now_us()); });
 }
 
 inline absl::StatusOr<v1::Invoice> CreditNote(Books& books, const v1::CreateCreditNoteRequest& request) {
-  return Try<v1::Invoice>(books, [&](Database& db) { return CreateCreditNote(db, request, books.now_us()); });
+  return books.Try<v1::Invoice>([&](Database& db) { return CreateCreditNote(db, request, books.now_us()); });
 }
 
 inline absl::StatusOr<v1::Invoice> CreditAmount(Books& books, const std::string& number, int64_t net_minor) {
@@ -172,7 +158,7 @@ inline absl::StatusOr<v1::Statement> StatementOf(Books& books, const std::string
   request.set_party_name(party);
   request.set_from(from);
   request.set_to(to);
-  return Try<v1::Statement>(books, [&](Database& db) { return GetStatement(db, request, books.now_us()); });
+  return books.Try<v1::Statement>([&](Database& db) { return GetStatement(db, request, books.now_us()); });
 }
 
 }  // namespace gantry::billing

@@ -191,7 +191,7 @@ TEST_F(Receivables, ReadPaymentsAreChecked) {
     request.set_method("cash");
     c.spoil(&request);
     const auto payment =
-        Try<v1::Payment>(books_, [&](Database& db) { return RecordPayment(db, request, books_.now_us()); });
+        books_.Try<v1::Payment>([&](Database& db) { return RecordPayment(db, request, books_.now_us()); });
     EXPECT_TRUE(absl::IsInvalidArgument(payment.status())) << c.says << ": " << payment.status();
     EXPECT_THAT(std::string(payment.status().message()), HasSubstr(c.says));
   }
@@ -216,7 +216,7 @@ TEST_F(Receivables, TopUpsAreListedAmongPayments) {
   EXPECT_EQ(second.payments(0).received_on(), "2026-11-10");
   EXPECT_EQ(second.next_page_token(), "");
   const auto list = [&](const v1::ListPaymentsRequest& r) {
-    return Try<v1::ListPaymentsResponse>(books_, [&](Database& db) { return ListPayments(db, r); }).status();
+    return books_.Try<v1::ListPaymentsResponse>([&](Database& db) { return ListPayments(db, r); }).status();
   };
   request.set_page_token("x");
   EXPECT_TRUE(absl::IsInvalidArgument(list(request)));
@@ -302,7 +302,7 @@ TEST_F(Receivables, RefundsAreChecked) {
   request.set_party_name("acme");
   request.set_amount_micro(1);
   const auto no_reference =
-      Try<v1::RefundPaymentResponse>(books_, [&](Database& db) { return RefundPayment(db, request, books_.now_us()); });
+      books_.Try<v1::RefundPaymentResponse>([&](Database& db) { return RefundPayment(db, request, books_.now_us()); });
   EXPECT_TRUE(absl::IsInvalidArgument(no_reference.status()));
   EXPECT_EQ(Owed(), -5'000'000) << "nothing went back";
 }
@@ -596,7 +596,7 @@ TEST_F(Receivables, PaidInvoicesAreNotVoided) {
   EXPECT_TRUE(Void(books_, invoice.number()).ok());
   v1::VoidInvoiceRequest request;
   request.set_number(invoice.number());
-  const auto no_reason = Try<v1::Invoice>(books_, [&](Database& db) { return VoidInvoice(db, request, 0); });
+  const auto no_reason = books_.Try<v1::Invoice>([&](Database& db) { return VoidInvoice(db, request, 0); });
   EXPECT_TRUE(absl::IsInvalidArgument(no_reason.status()));
   EXPECT_TRUE(absl::IsNotFound(Void(books_, "G2026-000099").status()));
   ExpectSound(books_);
@@ -666,7 +666,7 @@ TEST_F(Receivables, ListsComeInPages) {
   request.set_party_name("acme");
   request.set_page_size(2);
   const auto list = [&] {
-    return Try<v1::ListInvoicesResponse>(books_, [&](Database& db) { return ListInvoices(db, request, 0); });
+    return books_.Try<v1::ListInvoicesResponse>([&](Database& db) { return ListInvoices(db, request, 0); });
   };
   const auto first = list();
   ASSERT_EQ(first->invoices_size(), 2);

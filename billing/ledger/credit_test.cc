@@ -26,14 +26,7 @@ v1::GrantSliceRequest Grant(const Books& books, int64_t wanted, int64_t minimum,
 }
 
 absl::StatusOr<v1::GrantSliceResponse> Try(Books& books, const v1::GrantSliceRequest& request) {
-  absl::StatusOr<v1::GrantSliceResponse> response = absl::UnknownError("not run");
-  books.store()
-      .WriteAndWait([&](Database& db) {
-        response = GrantSlice(db, request, books.now_us());
-        return response.status();
-      })
-      .IgnoreError();
-  return response;
+  return books.Try<v1::GrantSliceResponse>([&](Database& db) { return GrantSlice(db, request, books.now_us()); });
 }
 
 v1::ReturnSliceResponse Return(Books& books, const std::string& slice_id, int64_t returned, bool close) {

@@ -48,14 +48,7 @@ class KeyBudgetTest : public ::testing::Test {
     request.set_key_id(key.key_id());
     request.set_wanted_micro(wanted);
     request.set_minimum_micro(minimum);
-    absl::StatusOr<v1::GrantSliceResponse> response = absl::UnknownError("not run");
-    books_.store()
-        .WriteAndWait([&](Database& db) {
-          response = GrantSlice(db, request, books_.now_us());
-          return response.status();
-        })
-        .IgnoreError();
-    return response;
+    return books_.Try<v1::GrantSliceResponse>([&](Database& db) { return GrantSlice(db, request, books_.now_us()); });
   }
   absl::Status Reserve(const v1::Key& key, int64_t micro, Id16* hold) {
     v1::ReserveRequest request;

@@ -20,35 +20,25 @@ class UsersTest : public testing::Test {
     request.set_email(email);
     request.set_name("Somebody");
     request.set_role(role);
-    return Run<UserWithToken>([&](Database& db) { return CreateUser(db, request, caller, pepper_, books_.now_us()); });
+    return books_.Try<UserWithToken>(
+        [&](Database& db) { return CreateUser(db, request, caller, pepper_, books_.now_us()); });
   }
   absl::StatusOr<Caller> CallerWith(const Secret& token) {
-    return Run<Caller>([&](Database& db) { return CallerOf(db, pepper_, token.Reveal()); });
+    return books_.Try<Caller>([&](Database& db) { return CallerOf(db, pepper_, token.Reveal()); });
   }
   absl::StatusOr<v1::User> Disable(const v1::User& user) {
     v1::DisableUserRequest request;
     request.set_user_id(user.user_id());
-    return Run<v1::User>([&](Database& db) { return DisableUser(db, request, Caller(), books_.now_us()); });
+    return books_.Try<v1::User>([&](Database& db) { return DisableUser(db, request, Caller(), books_.now_us()); });
   }
   absl::StatusOr<v1::User> SetRole(const v1::User& user, v1::UserRole role, const Caller& caller = {}) {
     v1::SetUserRoleRequest request;
     request.set_user_id(user.user_id());
     request.set_role(role);
-    return Run<v1::User>([&](Database& db) { return SetUserRole(db, request, caller); });
+    return books_.Try<v1::User>([&](Database& db) { return SetUserRole(db, request, caller); });
   }
   // Well formed, and nobody's.
   static std::string MakeToken() { return std::string(MakeApiKey(kUserTokenEnvironment).text.Reveal()); }
-  template <typename T>
-  absl::StatusOr<T> Run(const std::function<absl::StatusOr<T>(Database&)>& command) {
-    absl::StatusOr<T> result = absl::UnknownError("not run");
-    books_.store()
-        .WriteAndWait([&](Database& db) {
-          result = command(db);
-          return result.status();
-        })
-        .IgnoreError();
-    return result;
-  }
 
   Books books_;
   const Secret pepper_{std::string(32, 'p')};
@@ -68,7 +58,7 @@ TEST_F(UsersTest, ATokenNamesItsUserUntilItIsReplaced) {
   v1::RotateUserTokenRequest rotate;
   rotate.set_user_id(made->user.user_id());
   const absl::StatusOr<UserWithToken> rotated =
-      Run<UserWithToken>([&](Database& db) { return RotateUserToken(db, rotate, Caller(), pepper_); });
+      books_.Try<UserWithToken>([&](Database& db) { return RotateUserToken(db, rotate, Caller(), pepper_); });
   ASSERT_TRUE(rotated.ok()) << rotated.status();
   EXPECT_TRUE(absl::IsUnauthenticated(CallerWith(made->token).status()));
   EXPECT_TRUE(CallerWith(rotated->token).ok());

@@ -37,7 +37,7 @@ class QuotesTest : public testing::Test {
     return request;
   }
   absl::StatusOr<v1::QuoteList> TryDraft(const v1::DraftQuotesRequest& request) {
-    return Run<v1::QuoteList>([&](Database& db) { return DraftQuotes(db, request, books_.now_us()); });
+    return books_.Try<v1::QuoteList>([&](Database& db) { return DraftQuotes(db, request, books_.now_us()); });
   }
   std::string Drafted(const v1::DraftQuotesRequest& request) {
     const absl::StatusOr<v1::QuoteList> list = TryDraft(request);
@@ -47,18 +47,18 @@ class QuotesTest : public testing::Test {
   absl::StatusOr<v1::Quote> Send(const std::string& number) {
     v1::SendQuoteRequest request;
     request.set_number(number);
-    return Run<v1::Quote>([&](Database& db) { return SendQuote(db, request, books_.now_us()); });
+    return books_.Try<v1::Quote>([&](Database& db) { return SendQuote(db, request, books_.now_us()); });
   }
   absl::StatusOr<v1::Quote> Accept(const std::string& number, const std::string& by = "Ada") {
     v1::AcceptQuoteRequest request;
     request.set_number(number);
     request.set_accepted_by(by);
-    return Run<v1::Quote>([&](Database& db) { return AcceptQuote(db, request, books_.now_us()); });
+    return books_.Try<v1::Quote>([&](Database& db) { return AcceptQuote(db, request, books_.now_us()); });
   }
   absl::StatusOr<v1::Quote> Withdraw(const std::string& number) {
     v1::WithdrawQuoteRequest request;
     request.set_number(number);
-    return Run<v1::Quote>([&](Database& db) { return WithdrawQuote(db, request, books_.now_us()); });
+    return books_.Try<v1::Quote>([&](Database& db) { return WithdrawQuote(db, request, books_.now_us()); });
   }
   // What the party pays for a million output tokens at a time.
   int64_t OutputPrice(const std::string& party, int64_t time_us) {
@@ -72,17 +72,6 @@ class QuotesTest : public testing::Test {
       }
       return -1;
     });
-  }
-  template <typename T>
-  absl::StatusOr<T> Run(const std::function<absl::StatusOr<T>(Database&)>& command) {
-    absl::StatusOr<T> result = absl::UnknownError("not run");
-    books_.store()
-        .WriteAndWait([&](Database& db) {
-          result = command(db);
-          return result.status();
-        })
-        .IgnoreError();
-    return result;
   }
 
   Books books_;
@@ -148,7 +137,8 @@ TEST_F(QuotesTest, ThePromiseBindsTheSeller) {
   dearer.mutable_lines(2)->set_price_micro_per_m(150'001);
   dearer.set_valid_from_us(books_.now_us() + 30 * kDayUs);
   EXPECT_TRUE(absl::IsFailedPrecondition(
-      Run<v1::PlanVersion>([&](Database& db) { return PublishPlanVersion(db, dearer, books_.now_us()); }).status()));
+      books_.Try<v1::PlanVersion>([&](Database& db) { return PublishPlanVersion(db, dearer, books_.now_us()); })
+          .status()));
 }
 
 TEST_F(QuotesTest, AnOfferEndsWithItsLastDay) {

@@ -43,6 +43,18 @@ class Books {
     });
     return value;
   }
+  // Runs a command whose status the test looks at.
+  template <typename T>
+  absl::StatusOr<T> Try(const std::function<absl::StatusOr<T>(Database&)>& command) {
+    absl::StatusOr<T> result = absl::UnknownError("did not run");
+    store_
+        ->WriteAndWait([&](Database& db) {
+          result = command(db);
+          return result.status();
+        })
+        .IgnoreError();
+    return result;
+  }
   // One integer of one row.
   int64_t Int(const char* sql);
   // Past every guard of the schema, to see whether audits notice.

@@ -26,14 +26,7 @@ absl::StatusOr<v1::UsageRow> Correct(Books& books, const v1::UsageRecord& record
   request.set_prompt_tokens(prompt);
   request.set_output_tokens(output);
   request.set_reason("the worker counted twice");
-  absl::StatusOr<v1::UsageRow> row = absl::UnknownError("not run");
-  books.store()
-      .WriteAndWait([&](Database& db) {
-        row = CorrectUsage(db, request, books.now_us());
-        return row.status();
-      })
-      .IgnoreError();
-  return row;
+  return books.Try<v1::UsageRow>([&](Database& db) { return CorrectUsage(db, request, books.now_us()); });
 }
 
 TEST(Corrections, GiveBackWhatWasTooMuchAndChargeWhatWasTooLittle) {
