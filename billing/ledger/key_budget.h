@@ -48,7 +48,7 @@ void HoldOfBudget(Database& db, const Budget& budget, const Id16& credit_id, int
 void ReturnToBudget(Database& db, const Id16& credit_id, int64_t micro, bool close);
 // Counts `micro` of what is set aside as used. With `close` what is left is given back.
 void UseBudget(Database& db, const Id16& credit_id, int64_t micro, bool close);
-// A correction gave `micro` back of what a key had used at `at_us`.
+// A correction gave `micro` back to the tenant for a request of the key that ended at `at_us`.
 void GiveBackToBudget(Database& db, int64_t key_no, int64_t at_us, int64_t micro);
 
 }  // namespace gantry::billing

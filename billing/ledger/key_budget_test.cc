@@ -71,6 +71,14 @@ class KeyBudgetTest : public ::testing::Test {
     EXPECT_EQ(books_.Append(record).record_ids_size(), 1);
     return record;
   }
+  // To usage of `micro` micro-units.
+  void Correct(const v1::UsageRecord& record, uint64_t micro) {
+    v1::CorrectUsageRequest request;
+    request.set_request_id(record.request_id());
+    request.set_prompt_tokens(micro * 5);
+    request.set_reason("counted twice");
+    books_.Do([&](Database& db) { return CorrectUsage(db, request, books_.now_us()).status(); });
+  }
   void Close(const Id16& slice) {
     v1::ReturnSliceRequest request;
     request.set_slice_id(slice.ToBytes());
@@ -215,12 +223,22 @@ TEST_F(KeyBudgetTest, ACorrectionGivesBack) {
   const v1::Key key = NewKey(1000, v1::BUDGET_PERIOD_LIFE);
   ASSERT_TRUE(Grant(key, 1000, 1000).ok());
   const v1::UsageRecord record = Use(key, last_, 600);
-  v1::CorrectUsageRequest correction;
-  correction.set_request_id(record.request_id());
-  correction.set_prompt_tokens(1000);
-  correction.set_reason("counted twice");
-  books_.Do([&](Database& db) { return CorrectUsage(db, correction, books_.now_us()).status(); });
+  Correct(record, 200);
   EXPECT_EQ(Shown(key).used_micro(), 200);
+  Correct(record, 900);
+  EXPECT_EQ(Shown(key).used_micro(), 200) << "the house pays what nothing was set aside for";
+  Correct(record, 300);
+  EXPECT_EQ(Shown(key).used_micro(), 200) << "and gets it back first";
+}
+
+TEST_F(KeyBudgetTest, ACorrectionGivesBackNothingThatWasNotUsed) {
+  const v1::Key key = NewKey(1000, v1::BUDGET_PERIOD_LIFE);
+  ASSERT_TRUE(Grant(key, 300, 300).ok());
+  Use(key, last_, 300);
+  const v1::UsageRecord late = Use(key, last_, 500);  // nothing is left: the house's
+  EXPECT_EQ(Shown(key).used_micro(), 300);
+  Correct(late, 0);
+  EXPECT_EQ(Shown(key).used_micro(), 300);
 }
 
 TEST_F(KeyBudgetTest, TermsThatMakeNoSenseAreRefused) {

@@ -106,13 +106,11 @@ absl::StatusOr<v1::UsageRow> CorrectUsage(Database& db, const v1::CorrectUsageRe
                    .ended_us = billed->ended_us,
                    .received_us = now_us};
   InsertEvent(book, hops, &event);
-  GANTRY_ASSIGN_OR_RETURN(const int64_t charged_micro, BookHops(book, hops,
-                                                                {.event_seq = event.seq,
-                                                                 .request_id = request_id,
-                                                                 .paid_seq = billed->seq,
-                                                                 .model_no = billed->model_no,
-                                                                 .now_us = now_us}));
-  if (charged_micro < 0) GiveBackToBudget(db, billed->key_no, billed->ended_us, -charged_micro);
+  GANTRY_ASSIGN_OR_RETURN(
+      const Charged charged,
+      BookHops(book, hops,
+               {.event_seq = event.seq, .request_id = request_id, .model_no = billed->model_no, .now_us = now_us}));
+  GiveBackToBudget(db, billed->key_no, billed->ended_us, charged.returned_micro);
   events.push_back(event);
   MatchWitnesses(db, request_id, events, WitnessesOf(db, request_id), now_us);
   v1::UsageRow row;

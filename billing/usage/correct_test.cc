@@ -70,15 +70,17 @@ TEST(Corrections, ReturnToTheHouseWhatTheHouseHadPaid) {
   EXPECT_TRUE(books.Audited().ok()) << books.Audited().DebugString();
 }
 
-TEST(Corrections, ReturnToTheHouseAlsoWhatAnEarlierCorrectionTookOfIt) {
+TEST(Corrections, ReturnToTheHouseWhatAnEarlierOneHadItPay) {
   Books books;
   const v1::UsageRecord record = books.Record(books.Slice(1'000'000), 0, 1000);
   books.Append(record);
-  ASSERT_TRUE(Correct(books, record, 0, 1500).ok());
-  EXPECT_EQ(books.Int("SELECT debit_micro FROM account WHERE type = 'late_unheld'"), 400);
-  ASSERT_TRUE(Correct(books, record, 0, 900).ok());
-  EXPECT_EQ(books.Int("SELECT credit_micro - debit_micro FROM account WHERE type = 'late_unheld'"), 0);
-  EXPECT_EQ(books.FundsOfParty(books.tenant()).posted_micro, 10'000'000 - 720);
+  ASSERT_TRUE(Correct(books, record, 0, 3000).ok());
+  EXPECT_EQ(books.Int("SELECT debit_micro - credit_micro FROM account WHERE type = 'late_unheld'"), 1600);
+  ASSERT_TRUE(Correct(books, record, 0, 1000).ok());
+  EXPECT_EQ(books.Int("SELECT debit_micro - credit_micro FROM account WHERE type = 'late_unheld'"), 0);
+  EXPECT_EQ(books.FundsOfParty(books.tenant()).posted_micro, 10'000'000 - 800) << "as if nothing had been corrected";
+  ASSERT_TRUE(Correct(books, record, 0, 500).ok());
+  EXPECT_EQ(books.FundsOfParty(books.tenant()).posted_micro, 10'000'000 - 400);
   EXPECT_TRUE(books.Audited().ok()) << books.Audited().DebugString();
 }
 

@@ -37,26 +37,27 @@ absl::Status RateHop(UsageBook& book, const HopInput& input, Hop* hop) {
   return absl::OkStatus();
 }
 
-// The events of a request that a correction may give back, but for itself.
+// The events of a request that a correction may give back, but for itself. A loss that only a worker counted was never
+// the customer's.
 std::vector<int64_t> EventsBefore(Database& db, const Booking& booking) {
   std::vector<int64_t> seqs;
-  Rows rows = db.Query("SELECT seq FROM usage_event WHERE request_id = ? AND seq BETWEEN ? AND ? ORDER BY seq",
-                       booking.request_id, booking.paid_seq, booking.event_seq - 1);
+  Rows rows = db.Query("SELECT seq FROM usage_event WHERE request_id = ? AND seq < ? AND outcome <> ? ORDER BY seq",
+                       booking.request_id, booking.event_seq, static_cast<int64_t>(v1::USAGE_OUTCOME_UNBILLED));
   while (rows.Next()) seqs.push_back(rows.Int(0));
   return seqs;
 }
 
-// Gives back what an earlier event had cost: to the house what the house had paid for it, the rest to the customer, as
-// the kind of credit that had paid it.
-void GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const Account& customer, const Account& revenue,
-              int64_t micro) {
+// Gives back what earlier events had cost: to the house what the house has paid for the request, the rest to the
+// customer, as the kind of credit that had paid it. Returns the rest.
+int64_t GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const Account& customer,
+                 const Account& revenue, int64_t micro) {
   Journal& journal = book.journal();
   Transfer transfer{.debit_account = revenue.account_no,
                     .kind = TransferKind::kUsageReturned,
                     .source = booking.event_seq,
                     .booked_us = booking.now_us};
   absl::StatusOr<PartyRow> house = book.House();
-  if (booking.paid_seq > 0 && house.ok()) {
+  if (!booking.request_id.IsZero() && house.ok()) {
     const Account& unheld = journal.Open(house->party_no, "late_unheld", hop.terms->currency);
     int64_t houses = 0;
     {
@@ -74,14 +75,14 @@ void GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const Acc
       micro -= houses;
     }
   }
-  if (micro == 0) return;
+  if (micro == 0) return 0;
   transfer.credit_account = customer.account_no;
   transfer.amount_micro = micro;
   const int64_t balance_before = customer.balance_micro();
   const int64_t seq = journal.Post(transfer);
-  if (booking.paid_seq == 0) {
+  if (booking.request_id.IsZero()) {
     AddLot(journal, customer, balance_before, {.amount_micro = micro}, seq, booking.now_us);
-    return;
+    return micro;
   }
   ReturnToLots(journal, customer,
                {.event_seqs = EventsBefore(book.db(), booking),
@@ -90,9 +91,10 @@ void GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const Acc
                 .transfer_seq = seq,
                 .balance_before_micro = balance_before,
                 .now_us = booking.now_us});
+  return micro;
 }
 
-absl::StatusOr<int64_t> BookHop(UsageBook& book, const Hop& hop, int level, const Booking& booking) {
+absl::StatusOr<Charged> BookHop(UsageBook& book, const Hop& hop, int level, const Booking& booking) {
   Journal& journal = book.journal();
   const std::string& currency = hop.terms->currency;
   Account& customer = journal.Open(hop.buyer.party_no, "customer", currency);
@@ -108,11 +110,10 @@ absl::StatusOr<int64_t> BookHop(UsageBook& book, const Hop& hop, int level, cons
     taken = TakeAbove(journal, hop.buyer, booking.credit.id, std::max<int64_t>(micro, 0),
                       booking.credit.kind == CreditRef::kHold);
   }
-  if (micro == 0) return micro;
+  if (micro == 0) return Charged{};
   const Account& revenue = journal.Open(hop.seller_no, "revenue", currency);
   if (micro < 0) {
-    GiveBack(book, booking, hop, customer, revenue, -micro);
-    return micro;
+    return Charged{.micro = micro, .returned_micro = GiveBack(book, booking, hop, customer, revenue, -micro)};
   }
   Transfer transfer{.credit_account = revenue.account_no, .source = booking.event_seq, .booked_us = booking.now_us};
   if (taken.covered_micro > 0) {
@@ -130,7 +131,7 @@ absl::StatusOr<int64_t> BookHop(UsageBook& book, const Hop& hop, int level, cons
     transfer.reference = "no money was held for it any more";
     journal.Post(transfer);
   }
-  return micro;
+  return Charged{.micro = micro};
 }
 
 }  // namespace
@@ -162,8 +163,8 @@ absl::StatusOr<std::vector<Hop>> RateHops(UsageBook& book, const HopInput& input
   return hops;
 }
 
-absl::StatusOr<int64_t> BookHops(UsageBook& book, const std::vector<Hop>& hops, const Booking& booking) {
-  int64_t charged = 0;
+absl::StatusOr<Charged> BookHops(UsageBook& book, const std::vector<Hop>& hops, const Booking& booking) {
+  Charged tenants;
   for (size_t level = 0; level < hops.size(); ++level) {
     const Hop& hop = hops[level];
     book.db().Execute(
@@ -176,10 +177,10 @@ absl::StatusOr<int64_t> BookHops(UsageBook& book, const std::vector<Hop>& hops, 
                         hop.period, booking.event_seq);
     }
     book.rollups().Add({hop.buyer.party_no, hop.period, hop.terms->version_no}, booking.model_no, hop.charges);
-    GANTRY_ASSIGN_OR_RETURN(const int64_t micro, BookHop(book, hop, static_cast<int>(level), booking));
-    if (level == 0) charged = micro;
+    GANTRY_ASSIGN_OR_RETURN(const Charged charged, BookHop(book, hop, static_cast<int>(level), booking));
+    if (level == 0) tenants = charged;
   }
-  return charged;
+  return tenants;
 }
 
 }  // namespace gantry::billing

@@ -47,14 +47,18 @@ absl::StatusOr<std::vector<Hop>> RateHops(UsageBook& book, const HopInput& input
 
 struct Booking {
   int64_t event_seq = 0;
-  Id16 request_id;
-  int64_t paid_seq = 0;  // of a correction: the event of the request that was paid for
+  Id16 request_id;  // of a correction: whose events were paid for; else zero
   int64_t model_no = 0;
   CreditRef credit;
   int64_t now_us = 0;
 };
+// What an event came to for the tenant, in micro-units beyond residues; negative: given back.
+struct Charged {
+  int64_t micro = 0;
+  int64_t returned_micro = 0;  // of what was given back: to the tenant, and not to the house
+};
 // Rating rows, rollups and money of an event that is recorded already: what was held pays first, what it does not cover
-// is the house's. Returns what the tenant was charged in micro-units, beyond residues.
-absl::StatusOr<int64_t> BookHops(UsageBook& book, const std::vector<Hop>& hops, const Booking& booking);
+// is the house's.
+absl::StatusOr<Charged> BookHops(UsageBook& book, const std::vector<Hop>& hops, const Booking& booking);
 
 }  // namespace gantry::billing

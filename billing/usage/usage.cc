@@ -175,7 +175,8 @@ absl::StatusOr<Verdict> AppendOne(UsageBook& book, const v1::UsageRecord& record
   RecordDigests(db, event.seq, record);
   AppendResult::Counted counted{.outcome = record.outcome(), .currency = (*terms)->currency};
   const Booking booking{.event_seq = event.seq, .model_no = event.model_no, .credit = credit, .now_us = now_us};
-  GANTRY_ASSIGN_OR_RETURN(counted.posted_micro, BookHops(book, *hops, booking));
+  GANTRY_ASSIGN_OR_RETURN(const Charged charged, BookHops(book, *hops, booking));
+  counted.posted_micro = charged.micro;
   if (!events.empty()) GANTRY_RETURN_IF_ERROR(ReverseLoss(book, events[0], event.seq, now_us));
   result->counted.push_back(std::move(counted));
   events.push_back(event);
