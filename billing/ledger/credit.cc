@@ -322,21 +322,23 @@ absl::StatusOr<v1::HoldResponse> VoidHold(Database& db, const v1::VoidHoldReques
 
 CreditRef FindCredit(Database& db, const Id16& slice_id, const Id16& hold_id) {
   const bool slice = !slice_id.IsZero();
-  Rows rows = slice
-                  ? db.Query(
-                        "SELECT party_no, (granted_micro - spent_micro - returned_micro) * open, granted_us FROM slice "
-                        "WHERE slice_id = ?",
-                        slice_id)
-                  : db.Query(
-                        "SELECT party_no, CASE state WHEN 1 THEN held_micro ELSE 0 END, granted_us FROM hold "
-                        "WHERE hold_id = ?",
-                        hold_id);
+  Rows rows = slice ? db.Query(
+                          "SELECT party_no, (granted_micro - spent_micro - returned_micro) * open, granted_us, "
+                          "(SELECT budget_no FROM credit_budget WHERE credit_id = slice_id) FROM slice "
+                          "WHERE slice_id = ?",
+                          slice_id)
+                    : db.Query(
+                          "SELECT party_no, CASE state WHEN 1 THEN held_micro ELSE 0 END, granted_us, "
+                          "(SELECT budget_no FROM credit_budget WHERE credit_id = hold_id) FROM hold "
+                          "WHERE hold_id = ?",
+                          hold_id);
   if (!rows.Next()) return {};
   return {.kind = slice ? CreditRef::kSlice : CreditRef::kHold,
           .id = slice ? slice_id : hold_id,
           .party_no = rows.Int(0),
           .left_micro = rows.Int(1),
-          .granted_us = rows.Int(2)};
+          .granted_us = rows.Int(2),
+          .budget_no = rows.Int(3)};
 }
 
 int64_t TakeHeld(Journal& journal, const CreditRef& credit, Account& account, int64_t micro) {
@@ -344,7 +346,7 @@ int64_t TakeHeld(Journal& journal, const CreditRef& credit, Account& account, in
   if (credit.kind == CreditRef::kSlice) {
     if (taken > 0) {
       journal.db().Execute("UPDATE slice SET spent_micro = spent_micro + ? WHERE slice_id = ?", taken, credit.id);
-      UseBudget(journal.db(), credit.id, taken, /*close=*/false);
+      if (credit.budget_no != 0) UseBudget(journal.db(), credit.id, taken, /*close=*/false);
     }
     return taken;
   }
@@ -355,7 +357,7 @@ int64_t TakeHeld(Journal& journal, const CreditRef& credit, Account& account, in
       "WHERE hold_id = ?3",
       static_cast<int64_t>(v1::HOLD_STATE_SETTLED), taken, credit.id);
   journal.ChangeHeld(account, taken - credit.left_micro);
-  UseBudget(journal.db(), credit.id, taken, /*close=*/true);
+  if (credit.budget_no != 0) UseBudget(journal.db(), credit.id, taken, /*close=*/true);
   return taken;
 }
 

@@ -57,6 +57,7 @@ struct CreditRef {
   int64_t party_no = 0;
   int64_t left_micro = 0;  // still set aside; 0 once closed or ended
   int64_t granted_us = 0;  // 0: unknown
+  int64_t budget_no = 0;   // that it counts in; 0: none
 };
 // A slice when `slice_id` is not zero, else a hold.
 CreditRef FindCredit(Database& db, const Id16& slice_id, const Id16& hold_id);

@@ -86,6 +86,10 @@ absl::StatusOr<Budget> BudgetOf(Database& db, const PartyRow& party, const Id16&
   return budget;
 }
 
+bool Shares(Database& db, int64_t key_no, int64_t budget_no) {
+  return db.Query("SELECT 1 FROM key_budget WHERE key_no = ? AND budget_no = ?", key_no, budget_no).Next();
+}
+
 Budget BudgetOfCredit(Database& db, const Id16& credit_id) {
   Budget budget;
   Rows rows = db.Query(

@@ -2,7 +2,7 @@
 // other share one budget.
 //
 // A slice or a hold counts in the period in which it was granted, with all that is spent from it: what a period shows
-// as used never passes its budget. All functions run inside a command.
+// as used never passes its budget. It pays for requests of the budget's keys alone. All functions run inside a command.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,9 @@ void ShareBudget(Database& db, int64_t key_no, int64_t other_key_no);
 
 // The budget of a key of `party` as it stands at `now_us`. A key that is unknown, or somebody else's, has none.
 absl::StatusOr<Budget> BudgetOf(Database& db, const PartyRow& party, const Id16& key_id, int64_t now_us);
+
+// Whether the key is one of those that share the budget.
+bool Shares(Database& db, int64_t key_no, int64_t budget_no);
 
 // The budget that open credit counts in, in the period in which it was granted.
 Budget BudgetOfCredit(Database& db, const Id16& credit_id);

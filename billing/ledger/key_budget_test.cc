@@ -241,6 +241,15 @@ TEST_F(KeyBudgetTest, ACorrectionGivesBackNothingThatWasNotUsed) {
   EXPECT_EQ(Shown(key).used_micro(), 300);
 }
 
+TEST_F(KeyBudgetTest, PaysForItsOwnKeysAlone) {
+  const v1::Key key = NewKey(1000, v1::BUDGET_PERIOD_LIFE), other = NewKey(1000, v1::BUDGET_PERIOD_LIFE);
+  ASSERT_TRUE(Grant(key, 600, 600).ok());
+  Use(other, last_, 200);
+  EXPECT_EQ(Shown(key).used_micro(), 0);
+  EXPECT_EQ(Shown(other).used_micro(), 0);
+  EXPECT_EQ(books_.Int("SELECT debit_micro FROM account WHERE type = 'late_unheld'"), 200);
+}
+
 TEST_F(KeyBudgetTest, TermsThatMakeNoSenseAreRefused) {
   v1::CreateKeyRequest request;
   request.set_party_name("demo");

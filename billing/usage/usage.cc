@@ -148,7 +148,11 @@ absl::StatusOr<Verdict> AppendOne(UsageBook& book, const v1::UsageRecord& record
   }
   CreditRef credit = FindCredit(db, Id16::FromBytes(record.slice_id()).value_or(Id16{}),
                                 Id16::FromBytes(record.hold_id()).value_or(Id16{}));
-  if (credit.party_no != tenant->party_no) credit = {};  // somebody else's money pays for nothing
+  // Somebody else's money pays for nothing, nor does another key's.
+  if (credit.party_no != tenant->party_no) credit = {};
+  if (credit.budget_no != 0 && !Shares(db, book.KeyNo(*Id16::FromBytes(record.key_id())), credit.budget_no)) {
+    credit = {};
+  }
   UsageEvent event = EventOf(book, record, *tenant, credit, now_us);
   std::vector<UsageEvent> events = EventsOf(db, event.request_id);
   verdict = CheckAgainst(events, event);
