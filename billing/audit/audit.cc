@@ -75,9 +75,10 @@ AuditResult Findings::Take() {
 AuditResult AuditBooks(Database& db) {
   Findings findings;
   CheckFile(db, &findings);
-  CheckUsageAndTransfers(db, &findings);
+  const CreditTaken taken = CheckUsageAndTransfers(db, &findings);
   CheckHeld(db, &findings);
-  CheckBudgets(db, &findings);
+  CheckSpent(db, taken, &findings);
+  CheckBudgets(db, taken, &findings);
   CheckLots(db, &findings);
   CheckPlans(db, &findings);
   CheckLogChain(db, &findings);

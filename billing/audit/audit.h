@@ -1,6 +1,6 @@
 // Proves the books. Reads everything, trusts nothing that is derived: sums are recomputed from rows, usage is rated
 // again, chains are hashed again. Read only, one pass over each table, a few MB of memory beside what the number of
-// parties and months needs.
+// parties, keys and months needs.
 #pragma once
 
 #include <cstdint>

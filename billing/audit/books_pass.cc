@@ -80,7 +80,7 @@ class BooksPass {
  public:
   BooksPass(Database& db, Findings* findings) : db_(db), findings_(*findings) {}
 
-  void Run() {
+  CreditTaken Run() {
     for (const char* check : {check::kAccounts, check::kBalanced, check::kBooked, check::kRated, check::kRollups,
                               check::kTransferChain, check::kUsageChain}) {
       findings_.Begin(check);
@@ -92,6 +92,7 @@ class BooksPass {
     Pass();
     CompareAccounts();
     CompareRollups();
+    return std::move(taken_);
   }
 
  private:
@@ -285,7 +286,7 @@ class BooksPass {
     const int64_t account = customer == customers_.end() ? 0 : customer->second;
     int64_t& residue = residues_[account];
     const int64_t expected = PostableMicro(hop.amount_pico, &residue);
-    __int128 posted = 0;
+    __int128 posted = 0, held = 0, returned = 0;
     std::string seqs;
     for (Posting& posting : postings_) {
       const bool back = posting.kind == TransferKind::kUsageReturned;
@@ -294,8 +295,15 @@ class BooksPass {
       if (other != account && TypeOf(other) != "late_unheld") continue;
       posting.used = true;
       posted += back ? -posting.micro : posting.micro;
+      if (other == account) (back ? returned : held) += posting.micro;
       absl::StrAppend(&seqs, seqs.empty() ? "" : ", ", posting.seq);
     }
+    // The tenant's own; of its resellers usage takes what is free as well.
+    if (level == 0 && held != 0) {
+      taken_.by_party[event.party_no] += held;
+      taken_.by_key[event.key_no] += held;
+    }
+    if (level == 0 && returned != 0) taken_.returned[event.seq] = {event.key_no, event.ended_us, returned};
     if (posted == expected) return;
     findings_.Add(check::kBooked, RatingName(event.seq, level),
                   absl::StrCat("expected ", expected, " micro-units posted, found ", static_cast<int64_t>(posted),
@@ -434,6 +442,8 @@ class BooksPass {
   absl::flat_hash_map<std::tuple<int64_t, int64_t, int64_t, int>, int64_t> lines_;  // units of lines with tiers
   absl::flat_hash_map<std::tuple<int64_t, int64_t, int64_t>, __int128> gross_;      // before allowances
 
+  CreditTaken taken_;
+
   int64_t event_seq_ = 0, transfer_seq_ = 0, transfers_ = 0, ratings_ = 0;
   std::string event_hash_, transfer_hash_;
   RatingRow rating_;   // where the cursor of ratings stands
@@ -445,8 +455,8 @@ class BooksPass {
 
 }  // namespace
 
-void CheckUsageAndTransfers(Database& db, Findings* findings) {
-  BooksPass(db, findings).Run();
+CreditTaken CheckUsageAndTransfers(Database& db, Findings* findings) {
+  return BooksPass(db, findings).Run();
 }
 
 }  // namespace gantry::billing

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "billing/audit/audit.h"
 #include "billing/store/database.h"
 
@@ -18,7 +19,9 @@ inline constexpr char kFile[] = "database file";
 inline constexpr char kAccounts[] = "accounts = transfers";
 inline constexpr char kBalanced[] = "debits = credits";
 inline constexpr char kHeld[] = "held = open slices + pending holds";
-inline constexpr char kBudgets[] = "budgets held = open slices + pending holds";
+inline constexpr char kSpent[] = "slices + holds spent = usage";
+inline constexpr char kBudgetsHeld[] = "budgets held = open slices + pending holds";
+inline constexpr char kBudgetsUsed[] = "budgets used = usage of their keys";
 inline constexpr char kOverdraft[] = "no overdraft";
 inline constexpr char kLots[] = "lots = balances";
 inline constexpr char kBooked[] = "ledger + residue = usage";
@@ -67,15 +70,29 @@ struct AuditedAccount {
 using AuditedAccounts = std::map<int64_t, AuditedAccount>;
 AuditedAccounts ReadAccounts(Database& db);
 
-// money.cc: the file, what is held, budgets, lots, seals.
+// What usage took of slices and holds, and gave back, as the postings of its events have it.
+struct CreditTaken {
+  struct Return {
+    int64_t key_no = 0, ended_us = 0;
+    __int128 micro = 0;
+  };
+  absl::flat_hash_map<int64_t, __int128> by_party;  // whose slices and holds: tenants
+  absl::flat_hash_map<int64_t, __int128> by_key;
+  absl::flat_hash_map<int64_t, Return> returned;  // to tenants, by the seq of the correction
+};
+
+// money.cc: the file, what is held, lots, seals.
 void CheckFile(Database& db, Findings* findings);
 void CheckHeld(Database& db, Findings* findings);
-void CheckBudgets(Database& db, Findings* findings);
 void CheckLots(Database& db, Findings* findings);
 void CheckSeals(Database& db, Findings* findings);
 
 // books_pass.cc: all usage is hashed, rated and booked again in its order, beside the transfers that it led to.
-void CheckUsageAndTransfers(Database& db, Findings* findings);
+CreditTaken CheckUsageAndTransfers(Database& db, Findings* findings);
+
+// budgets.cc: what slices and holds have spent, and what budgets of keys hold and have used.
+void CheckSpent(Database& db, const CreditTaken& taken, Findings* findings);
+void CheckBudgets(Database& db, const CreditTaken& taken, Findings* findings);
 
 // records.cc: what must never change, and invoices.
 void CheckPlans(Database& db, Findings* findings);

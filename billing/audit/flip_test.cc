@@ -77,20 +77,29 @@ void Everything(Books& books) {
     books.Append(record);
     books.Append(books.Witness(record, 800));
   }
-  books.Do([&](Database& db) -> absl::Status {
-    v1::CorrectUsageRequest request;
-    request.set_request_id(first.request_id());
-    request.set_prompt_tokens(1234);
-    request.set_cached_tokens(200);
-    request.set_output_tokens(567);
-    request.set_reason("test");
-    return CorrectUsage(db, request, books.now_us()).status();
-  });
+  // With a budget of its own.
+  const v1::Key key = books.NewKey(600'000, v1::BUDGET_PERIOD_MONTH);
+  const Id16 budgeted = books.SliceOf(books.tenant(), 500'000, 1, key.key_id());
+  v1::UsageRecord counted = books.Record(budgeted, 1234, 567);
+  counted.set_key_id(key.key_id());
+  books.Append(counted);
+  books.Append(books.Witness(counted, 567));
+  for (const v1::UsageRecord& record : {first, counted}) {
+    books.Do([&](Database& db) -> absl::Status {
+      v1::CorrectUsageRequest request;
+      request.set_request_id(record.request_id());
+      request.set_prompt_tokens(1234);
+      request.set_cached_tokens(200);
+      request.set_output_tokens(567);
+      request.set_reason("test");
+      return CorrectUsage(db, request, books.now_us()).status();
+    });
+  }
   // A loss of the house, and credit that expires.
   v1::WitnessRecord alone = books.Witness(books.Record(slice, 300, 40), 40);
   alone.set_party_id(books.tenant().ToBytes());
   books.Append(alone);
-  for (const Id16& id : {slice, above}) {
+  for (const Id16& id : {slice, above, budgeted}) {
     books.Do([&](Database& db) {
       v1::ReturnSliceRequest request;
       request.set_slice_id(id.ToBytes());
@@ -146,6 +155,10 @@ const std::vector<Table>& Ledger() {
       {"slice", {"slice_id"}, "", "open = 0", {}},
       {"hold", {"hold_id"}, "", "state <> 1", {}},
       {"credit_hop", {"credit_id"}, "", "open = 0", {}},
+      // Where a period ends is as the time zone database had it then.
+      {"budget_use", {"budget_no", "from_us"}, "/", "1", {"to_us"}},
+      {"credit_budget", {"credit_id"}, "", "1", {}},
+      {"budget_return", {"event_seq"}, "", "1", {}},
       {"witness", {"seq"}, "", "1", {}},
   };
   return *tables;

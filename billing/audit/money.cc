@@ -68,34 +68,6 @@ void CheckHeld(Database& db, Findings* findings) {
   findings->Figures(check::kOverdraft, "every balance covers what is held, beside open invoices");
 }
 
-// What keys' budgets have set aside, and that no credit counts in a period of a budget that is not there.
-void CheckBudgets(Database& db, Findings* findings) {
-  findings->Begin(check::kBudgets);
-  int64_t count = 0;
-  {
-    Rows rows = db.Query(
-        "SELECT u.budget_no, u.from_us, u.held_micro, (SELECT coalesce(sum(granted_micro - spent_micro - "
-        "returned_micro), 0) FROM credit_budget c WHERE c.budget_no = u.budget_no AND c.from_us = u.from_us AND c.open "
-        "= "
-        "1), coalesce((SELECT k.party_no FROM key_budget b JOIN api_key k USING (key_no) WHERE b.budget_no = "
-        "u.budget_no), 0) FROM budget_use u");
-    while (rows.Next()) {
-      ++count;
-      if (rows.Int(2) == rows.Int(3)) continue;
-      findings->Add(check::kBudgets, absl::StrCat("budget_use ", rows.Int(0), "/", rows.Int(1)),
-                    absl::StrCat("held ", rows.Int(2), ", open slices and pending holds give ", rows.Int(3)),
-                    rows.Int(4));
-    }
-  }
-  Rows rows = db.Query(
-      "SELECT hex(c.credit_id) FROM credit_budget c LEFT JOIN budget_use u USING (budget_no, from_us) "
-      "WHERE c.open = 1 AND u.budget_no IS NULL");
-  while (rows.Next()) {
-    findings->Add(check::kBudgets, absl::StrCat("credit_budget ", rows.Text(0)), "counts in no period of its budget");
-  }
-  findings->Figures(check::kBudgets, absl::StrCat(count, " periods of budgets"));
-}
-
 namespace {
 
 // What is written down of who paid for usage: of events that there are (the chain of usage has no gaps), and of each

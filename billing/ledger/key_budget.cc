@@ -151,11 +151,18 @@ void UseBudget(Database& db, const Id16& credit_id, int64_t micro, bool close) {
   ChangeUse(db, share, used, -used - back);
 }
 
-void GiveBackToBudget(Database& db, int64_t key_no, int64_t at_us, int64_t micro) {
+void GiveBackToBudget(Database& db, int64_t event_seq, int64_t key_no, int64_t at_us, int64_t micro) {
+  const int64_t recorded = db.Execute(
+      "INSERT INTO budget_return (event_seq, budget_no, from_us, micro) "
+      "SELECT ?1, u.budget_no, u.from_us, min(u.used_micro, ?4) FROM key_budget b JOIN budget_use u USING (budget_no) "
+      "WHERE b.key_no = ?2 AND u.from_us <= ?3 AND u.to_us > ?3 AND min(u.used_micro, ?4) > 0 "
+      "ORDER BY u.from_us DESC LIMIT 1",
+      event_seq, key_no, at_us, micro);
+  if (recorded == 0) return;
   db.Execute(
-      "UPDATE budget_use SET used_micro = max(0, used_micro - ?) WHERE from_us <= ? AND to_us > ? AND "
-      "budget_no = (SELECT budget_no FROM key_budget WHERE key_no = ?)",
-      micro, at_us, at_us, key_no);
+      "UPDATE budget_use SET used_micro = used_micro - r.micro FROM budget_return r WHERE r.event_seq = ? AND "
+      "r.budget_no = budget_use.budget_no AND r.from_us = budget_use.from_us",
+      event_seq);
 }
 
 }  // namespace gantry::billing

@@ -2,7 +2,15 @@
 // other share one budget.
 //
 // A slice or a hold counts in the period in which it was granted, with all that is spent from it: what a period shows
-// as used never passes its budget. It pays for requests of the budget's keys alone. All functions run inside a command.
+// as used never passes its budget. It pays for requests of the budget's keys alone. What comes when it is closed
+// already is the house's cost and no use of the budget. All functions run inside a command.
+//
+//   used = what slices and holds of the period have spent - what corrections gave back in it
+//
+// A correction gives back in the period in which its request ended, and no more than is used there at that moment. For
+// a request that outlived its period that is a later one, and what it comes to depends on what was used there by then,
+// which books do not tell afterwards. So it is recorded (budget_return): audits add up what was recorded and hold each
+// against what its correction gave back to the tenant, which it never exceeds.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +59,7 @@ void HoldOfBudget(Database& db, const Budget& budget, const Id16& credit_id, int
 void ReturnToBudget(Database& db, const Id16& credit_id, int64_t micro, bool close);
 // Counts `micro` of what is set aside as used. With `close` what is left is given back.
 void UseBudget(Database& db, const Id16& credit_id, int64_t micro, bool close);
-// A correction gave `micro` back to the tenant for a request of the key that ended at `at_us`.
-void GiveBackToBudget(Database& db, int64_t key_no, int64_t at_us, int64_t micro);
+// The correction `event_seq` gave `micro` back to the tenant for a request of the key that ended at `at_us`.
+void GiveBackToBudget(Database& db, int64_t event_seq, int64_t key_no, int64_t at_us, int64_t micro);
 
 }  // namespace gantry::billing

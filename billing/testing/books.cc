@@ -172,13 +172,26 @@ Id16 Books::Slice(int64_t micro, uint64_t epoch) {
   return SliceOf(tenant_, micro, epoch);
 }
 
-Id16 Books::SliceOf(const Id16& party, int64_t micro, uint64_t epoch) {
+v1::Key Books::NewKey(int64_t budget_micro, v1::BudgetPeriod period, const std::string& party) {
+  v1::CreateKeyRequest request;
+  request.set_party_name(party);
+  request.set_budget_micro(budget_micro);
+  request.set_budget_period(period);
+  return Get<v1::Key>([&](Database& db) -> absl::StatusOr<v1::Key> {
+    absl::StatusOr<CreatedKey> created = CreateKey(db, request, Secret(std::string(32, 'p')), now_us());
+    if (!created.ok()) return created.status();
+    return created->key;
+  });
+}
+
+Id16 Books::SliceOf(const Id16& party, int64_t micro, uint64_t epoch, const std::string& key_id) {
   v1::GrantSliceRequest request;
   const Id16 id = NewTimeOrderedId();
   request.set_slice_id(id.ToBytes());
   request.set_gateway_id(gateway_.ToBytes());
   request.set_gateway_epoch(epoch);
   request.set_party_id(party.ToBytes());
+  request.set_key_id(key_id);
   request.set_wanted_micro(micro);
   request.set_minimum_micro(micro);
   int64_t granted = 0;

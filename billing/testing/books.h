@@ -66,11 +66,13 @@ class Books {
   // With a plan "standard" of its own: what it buys at, with a markup.
   Id16 NewReseller(const std::string& name, int64_t top_up_micro, int64_t markup_ppm, const std::string& parent = "");
   Funds FundsOfParty(const Id16& party);
+  // With a budget of its own.
+  v1::Key NewKey(int64_t budget_micro, v1::BudgetPeriod period, const std::string& party = "demo");
   // The version that prices a party now.
   Id16 PlanOf(const Id16& party);
   // Grants a slice; zero id when billing refuses, or would have requests reserve.
   Id16 Slice(int64_t micro, uint64_t epoch = 1);
-  Id16 SliceOf(const Id16& party, int64_t micro, uint64_t epoch = 1);
+  Id16 SliceOf(const Id16& party, int64_t micro, uint64_t epoch = 1, const std::string& key_id = "");
   v1::UsageRecord Record(const Id16& slice, uint64_t prompt, uint64_t output,
                          v1::UsageOutcome outcome = v1::USAGE_OUTCOME_COMPLETED);
   v1::WitnessRecord Witness(const v1::UsageRecord& record, uint64_t generated);

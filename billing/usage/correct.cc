@@ -110,7 +110,7 @@ absl::StatusOr<v1::UsageRow> CorrectUsage(Database& db, const v1::CorrectUsageRe
       const Charged charged,
       BookHops(book, hops,
                {.event_seq = event.seq, .request_id = request_id, .model_no = billed->model_no, .now_us = now_us}));
-  GiveBackToBudget(db, billed->key_no, billed->ended_us, charged.returned_micro);
+  GiveBackToBudget(db, event.seq, billed->key_no, billed->ended_us, charged.returned_micro);
   events.push_back(event);
   MatchWitnesses(db, request_id, events, WitnessesOf(db, request_id), now_us);
   v1::UsageRow row;
