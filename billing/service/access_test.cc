@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "billing/people/access.h"
 #include "billing/service/billing.h"
+#include "billing/testing/admin_calls.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/notification.grpc.pb.h"
 #include "gantry/v1/people.grpc.pb.h"
@@ -60,49 +61,20 @@ class AccessTest : public testing::Test {
     channel_ = MakeChannel(billing_->address(), identities_.Get("admin"));
     admin_ = v1::BillingAdmin::NewStub(channel_);
     users_ = v1::UserAdmin::NewStub(channel_);
-    AddParty(v1::PARTY_KIND_HOUSE, "house");
-    v1::PublishPlanVersionRequest plan;
-    plan.set_idempotency_key("plan");
-    plan.set_plan("standard");
-    plan.set_currency("EUR");
-    for (const v1::TokenClass c :
-         {v1::TOKEN_CLASS_INPUT, v1::TOKEN_CLASS_CACHED_INPUT, v1::TOKEN_CLASS_OUTPUT, v1::TOKEN_CLASS_REQUEST}) {
-      v1::PriceLine* line = plan.add_lines();
-      line->set_model_glob("*");
-      line->set_token_class(c);
-      line->set_price_micro_per_m(1000);
-    }
-    v1::PlanVersion version;
-    grpc::ClientContext context;
-    EXPECT_TRUE(admin_->PublishPlanVersion(&context, plan, &version).ok());
-    AddParty(v1::PARTY_KIND_TENANT, "acme");
-    AddParty(v1::PARTY_KIND_TENANT, "other");
-  }
-
-  void AddParty(v1::PartyKind kind, const std::string& name) {
-    v1::CreatePartyRequest request;
-    request.set_idempotency_key(name);
-    request.set_kind(kind);
-    request.set_name(name);
-    request.set_currency("EUR");
-    v1::Party party;
-    grpc::ClientContext context;
-    const grpc::Status status = admin_->CreateParty(&context, request, &party);
-    EXPECT_TRUE(status.ok()) << status.error_message();
+    AddParty(*admin_, v1::PARTY_KIND_HOUSE, "house");
+    AddPlan(*admin_, {1000, 1000, 1000, 1000});
+    AddParty(*admin_, v1::PARTY_KIND_TENANT, "acme");
+    AddParty(*admin_, v1::PARTY_KIND_TENANT, "other");
   }
 
   std::string TokenOf(const std::string& party, v1::UserRole role) {
-    v1::CreateUserRequest request;
-    request.set_idempotency_key(absl::StrCat(party, role));
+    auto request = Keyed<v1::CreateUserRequest>(absl::StrCat(party, role));
     request.set_party_name(party);
     request.set_email(absl::StrCat("user", role, "@", party, ".example"));
     request.set_role(role);
-    v1::UserToken made;
-    grpc::ClientContext context;
-    const grpc::Status status = users_->CreateUser(&context, request, &made);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    EXPECT_FALSE(made.token().empty());
-    return made.token();
+    const std::string token = Done(*users_, &v1::UserAdmin::Stub::CreateUser, request).token();
+    EXPECT_FALSE(token.empty());
+    return token;
   }
 
   // Calls a method with an empty request.
@@ -178,7 +150,7 @@ TEST_F(AccessTest, AUserActsWithinItsPartyAndTheAuditLogNamesIt) {
   EXPECT_TRUE(make_key("acme", "one").ok());
   EXPECT_EQ(make_key("other", "two").error_code(), grpc::StatusCode::PERMISSION_DENIED);
   // The administrator's idempotency keys are not the user's: this one made the party.
-  EXPECT_TRUE(make_key("acme", "acme").ok());
+  EXPECT_TRUE(make_key("acme", "party acme").ok());
 }
 
 TEST_F(AccessTest, ASuspendedRightIsGoneWithTheNextCall) {
@@ -191,12 +163,9 @@ TEST_F(AccessTest, ASuspendedRightIsGoneWithTheNextCall) {
   };
   v1::WhoAmIResponse response;
   ASSERT_TRUE(who(&response).ok());
-  v1::DisableUserRequest disable;
-  disable.set_idempotency_key("disable");
+  auto disable = Keyed<v1::DisableUserRequest>("disable");
   disable.set_user_id(response.user().user_id());
-  v1::User user;
-  grpc::ClientContext context;
-  ASSERT_TRUE(users_->DisableUser(&context, disable, &user).ok());
+  Done(*users_, &v1::UserAdmin::Stub::DisableUser, disable);
   EXPECT_EQ(who(&response).error_code(), grpc::StatusCode::UNAUTHENTICATED);
 }
 

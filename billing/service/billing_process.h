@@ -1,13 +1,11 @@
-// For tests that kill: gantry-billing as a process of its own, and small helpers to call it.
+// For tests that kill: gantry-billing as a process of its own.
 #pragma once
 
-#include <grpcpp/grpcpp.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -17,20 +15,6 @@
 extern char** environ;
 
 namespace gantry::billing {
-
-struct Deadline : grpc::ClientContext {
-  explicit Deadline(int seconds = 10) {
-    set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
-    set_wait_for_ready(true);
-  }
-};
-
-template <typename Request>
-Request Keyed(const char* key) {
-  Request request;
-  request.set_idempotency_key(key);
-  return request;
-}
 
 // Runs from its making until Kill; its books are in `data_dir`, or beside the sockets.
 class BillingProcess {

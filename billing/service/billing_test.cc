@@ -12,6 +12,7 @@
 #include "billing/parties/parking.h"
 #include "billing/receipt/verify.h"
 #include "billing/store/store.h"
+#include "billing/testing/admin_calls.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/audit.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
@@ -21,12 +22,6 @@
 
 namespace gantry::billing {
 namespace {
-
-struct Deadline : grpc::ClientContext {
-  explicit Deadline(int seconds = 10) {
-    set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
-  }
-};
 
 class BillingTest : public testing::Test {
  protected:
@@ -53,48 +48,14 @@ class BillingTest : public testing::Test {
   }
 
   void Bootstrap() {
-    v1::CreatePartyRequest house;
-    house.set_idempotency_key("house");
-    house.set_kind(v1::PARTY_KIND_HOUSE);
-    house.set_name("house");
-    house.set_currency("EUR");
-    v1::Party party;
-    Deadline c1;
-    ASSERT_TRUE(admin_->CreateParty(&c1, house, &party).ok());
-    v1::PublishPlanVersionRequest plan;
-    plan.set_idempotency_key("plan");
-    plan.set_plan("standard");
-    plan.set_currency("EUR");
-    for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
-      v1::PriceLine* line = plan.add_lines();
-      line->set_model_glob("*");
-      line->set_token_class(static_cast<v1::TokenClass>(c));
-      line->set_price_micro_per_m(c * 100'000);
-    }
-    Deadline c2;
-    ASSERT_TRUE(admin_->PublishPlanVersion(&c2, plan, &plan_).ok());
-    v1::CreatePartyRequest tenant;
-    tenant.set_idempotency_key("tenant");
-    tenant.set_kind(v1::PARTY_KIND_TENANT);
-    tenant.set_name("demo");
-    Deadline c3;
-    ASSERT_TRUE(admin_->CreateParty(&c3, tenant, &tenant_).ok());
-    v1::TopUpRequest money;
-    money.set_idempotency_key("money");
-    money.set_party_name("demo");
-    money.set_amount_micro(10'000'000);
-    v1::Balance balance;
-    Deadline c4;
-    ASSERT_TRUE(admin_->TopUp(&c4, money, &balance).ok());
-    EXPECT_EQ(balance.available_micro(), 10'000'000);
+    AddParty(*admin_, v1::PARTY_KIND_HOUSE, "house");
+    plan_ = AddPlan(*admin_, {100'000, 200'000, 300'000, 400'000});
+    tenant_ = AddParty(*admin_, v1::PARTY_KIND_TENANT, "demo");
+    EXPECT_EQ(AddMoney(*admin_, "demo", 10'000'000).available_micro(), 10'000'000);
   }
 
-  grpc::Status CreateKey(const std::string& idempotency_key, v1::CreateKeyResponse* response) {
-    v1::CreateKeyRequest request;
-    request.set_idempotency_key(idempotency_key);
-    request.set_party_name("demo");
-    Deadline context;
-    return admin_->CreateKey(&context, request, response);
+  v1::CreateKeyResponse CreateKey(const std::string& idempotency_key) {
+    return AddKey(*admin_, "demo", idempotency_key);
   }
 
   std::string Grant(int64_t micro) {
@@ -105,10 +66,7 @@ class BillingTest : public testing::Test {
     request.set_party_id(tenant_.party_id());
     request.set_wanted_micro(micro);
     request.set_minimum_micro(micro);
-    v1::GrantSliceResponse response;
-    Deadline context;
-    grpc::Status status = credit_->GrantSlice(&context, request, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
+    Done(*credit_, &v1::Credit::Stub::GrantSlice, request);
     return request.slice_id();
   }
 
@@ -127,12 +85,7 @@ class BillingTest : public testing::Test {
     return record;
   }
 
-  v1::AuditReport Audit() {
-    v1::AuditReport report;
-    Deadline context;
-    EXPECT_TRUE(admin_->Audit(&context, {}, &report).ok());
-    return report;
-  }
+  v1::AuditReport Audit() { return Done(*admin_, &AdminStub::Audit, v1::AuditRequest()); }
 
   TestIdentities identities_;
   std::unique_ptr<Billing> billing_;
@@ -147,17 +100,14 @@ class BillingTest : public testing::Test {
 };
 
 TEST_F(BillingTest, TheSecretIsShownOnce) {
-  v1::CreateKeyResponse first, again;
-  ASSERT_TRUE(CreateKey("k", &first).ok());
+  const v1::CreateKeyResponse first = CreateKey("k"), again = CreateKey("k");
   EXPECT_TRUE(ParseApiKey(first.secret()).ok());
-  ASSERT_TRUE(CreateKey("k", &again).ok());
   EXPECT_EQ(again.secret(), "");
   EXPECT_EQ(again.key().public_id(), first.key().public_id());
 }
 
 TEST_F(BillingTest, GatewaysSeeKeysComeAndGoWithinASecond) {
-  v1::CreateKeyResponse before;
-  ASSERT_TRUE(CreateKey("before", &before).ok());
+  const v1::CreateKeyResponse before = CreateKey("before");
   v1::WatchRequest watch;
   watch.set_gateway_id(gateway_id_);
   watch.set_gateway_epoch(1);
@@ -178,19 +128,15 @@ TEST_F(BillingTest, GatewaysSeeKeysComeAndGoWithinASecond) {
     } while (event.has_heartbeat());
     return true;
   };
-  v1::CreateKeyResponse after;
-  ASSERT_TRUE(CreateKey("after", &after).ok());
+  const v1::CreateKeyResponse after = CreateKey("after");
   ASSERT_TRUE(next_change());
   EXPECT_EQ(event.upsert().public_id(), after.key().public_id());
   EXPECT_EQ(event.sequence(), sequence + 1);
 
-  v1::RevokeKeyRequest revoke;
-  revoke.set_idempotency_key("revoke");
+  auto revoke = Keyed<v1::RevokeKeyRequest>("revoke");
   revoke.set_public_id(before.key().public_id());
-  v1::Key revoked;
-  Deadline c2;
   const auto start = std::chrono::steady_clock::now();
-  ASSERT_TRUE(admin_->RevokeKey(&c2, revoke, &revoked).ok());
+  Done(*admin_, &AdminStub::RevokeKey, revoke);
   ASSERT_TRUE(next_change());
   EXPECT_TRUE(event.upsert().revoked());
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
@@ -209,15 +155,12 @@ TEST_F(BillingTest, NewPricesReachGatewaysAndRunningOnesStay) {
   ASSERT_TRUE(stream->Read(&event));
   ASSERT_EQ(event.snapshot().tenants_size(), 1);
   EXPECT_EQ(event.snapshot().tenants(0).plan_version_id(), plan_.plan_version_id());
-  v1::PublishPlanVersionRequest request;
-  request.set_idempotency_key("plan 2");
+  auto request = Keyed<v1::PublishPlanVersionRequest>("plan 2");
   request.set_plan("standard");
   request.set_currency("EUR");
   *request.mutable_lines() = plan_.lines();
   request.mutable_lines(0)->set_price_micro_per_m(1);
-  v1::PlanVersion second;
-  Deadline c2;
-  ASSERT_TRUE(admin_->PublishPlanVersion(&c2, request, &second).ok());
+  const v1::PlanVersion second = Done(*admin_, &AdminStub::PublishPlanVersion, request);
   // The first version may be told again: it took effect a moment ago.
   do {
     ASSERT_TRUE(stream->Read(&event));
@@ -239,9 +182,7 @@ TEST_F(BillingTest, NewPricesReachGatewaysAndRunningOnesStay) {
   EXPECT_TRUE(append->Finish().ok());
   v1::QueryUsageRequest query;
   query.set_party_name("demo");
-  v1::QueryUsageResponse usage;
-  Deadline c4;
-  ASSERT_TRUE(admin_->QueryUsage(&c4, query, &usage).ok());
+  const v1::QueryUsageResponse usage = Done(*admin_, &AdminStub::QueryUsage, query);
   // 1000 output tokens at 300,000 and one request at 400,000 per million.
   EXPECT_EQ(usage.rows(0).amount_pico(), 1000ll * 300'000 + 400'000);
 }
@@ -298,9 +239,7 @@ TEST_F(BillingTest, ReceiptsOfARequestAreSignedAndChecked) {
 
   auto receipts = v1::ReceiptAdmin::NewStub(MakeChannel(address_, identities_.Get("admin")));
   const auto keys = [&] {
-    v1::GetReceiptKeysResponse response;
-    Deadline context;
-    EXPECT_TRUE(receipts->GetReceiptKeys(&context, {}, &response).ok());
+    const auto response = Done(*receipts, &v1::ReceiptAdmin::Stub::GetReceiptKeys, v1::GetReceiptKeysRequest());
     std::vector<PublicReceiptKey> list;
     for (const v1::ReceiptKey& key : response.keys()) {
       list.push_back({key.key_id(), key.public_key(), key.created_us(), key.endorsed_by(), key.endorsement()});
@@ -341,18 +280,14 @@ TEST_F(BillingTest, ReceiptsOfARequestAreSignedAndChecked) {
 }
 
 TEST_F(BillingTest, ErrorsReachTheCallerWithTheirReason) {
-  v1::TopUpRequest request;
-  request.set_idempotency_key("x");
+  auto request = Keyed<v1::TopUpRequest>("x");
   request.set_party_name("nobody");
   request.set_amount_micro(1);
-  v1::Balance balance;
-  Deadline c1;
-  grpc::Status status = admin_->TopUp(&c1, request, &balance);
+  const grpc::Status status = Call(*admin_, &AdminStub::TopUp, request).first;
   EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(status.error_message(), "no party named `nobody`");
   request.set_amount_micro(0);
-  Deadline c2;
-  EXPECT_EQ(admin_->TopUp(&c2, request, &balance).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(Call(*admin_, &AdminStub::TopUp, request).first.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(BillingTest, AParkedPartyIsToldAndReleasedOverRpc) {
@@ -373,7 +308,6 @@ TEST_F(BillingTest, AParkedPartyIsToldAndReleasedOverRpc) {
   auto audit = v1::AuditAdmin::NewStub(MakeChannel(address_, identities_.Get("admin")));
   v1::AuditState state;
   Deadline c1, c2, c3, c4, c5;
-  c1.set_wait_for_ready(true);
   ASSERT_TRUE(audit->GetAuditState(&c1, {}, &state).ok());
   ASSERT_EQ(state.parked_size(), 1);
   EXPECT_EQ(state.parked(0).party_name(), "demo");
@@ -397,10 +331,7 @@ TEST_F(BillingTest, EverythingIsThereAfterARestart) {
   Start();
   v1::GetBalanceRequest request;
   request.set_party_name("demo");
-  v1::Balance balance;
-  Deadline context;
-  context.set_wait_for_ready(true);
-  ASSERT_TRUE(admin_->GetBalance(&context, request, &balance).ok());
+  const v1::Balance balance = Done(*admin_, &AdminStub::GetBalance, request);
   EXPECT_EQ(balance.held_micro(), 1'000'000);
   EXPECT_EQ(balance.available_micro(), 9'000'000);
 }

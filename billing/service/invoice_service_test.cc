@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "billing/service/billing.h"
+#include "billing/testing/admin_calls.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "gantry/v1/closing.grpc.pb.h"
@@ -48,30 +49,9 @@ class InvoiceServiceTest : public testing::Test {
 
   // A house that sells at 20 % tax, and a postpaid tenant with a minimum of 10.00 a month.
   void Bootstrap() {
-    v1::CreatePartyRequest house;
-    house.set_idempotency_key("house");
-    house.set_kind(v1::PARTY_KIND_HOUSE);
-    house.set_name("house");
-    house.set_currency("EUR");
-    EXPECT_TRUE(Call(admin_, &v1::BillingAdmin::Stub::CreateParty, house).first.ok());
-    v1::PublishPlanVersionRequest plan;
-    plan.set_idempotency_key("plan");
-    plan.set_plan("standard");
-    plan.set_currency("EUR");
-    plan.set_commitment_micro(10'000'000);
-    for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
-      v1::PriceLine* line = plan.add_lines();
-      line->set_model_glob("*");
-      line->set_token_class(static_cast<v1::TokenClass>(c));
-      line->set_price_micro_per_m(100'000);
-    }
-    EXPECT_TRUE(Call(admin_, &v1::BillingAdmin::Stub::PublishPlanVersion, plan).first.ok());
-    v1::CreatePartyRequest tenant;
-    tenant.set_idempotency_key("tenant");
-    tenant.set_kind(v1::PARTY_KIND_TENANT);
-    tenant.set_name("acme");
-    tenant.set_credit_limit_micro(100'000'000);
-    EXPECT_TRUE(Call(admin_, &v1::BillingAdmin::Stub::CreateParty, tenant).first.ok());
+    AddParty(*admin_, v1::PARTY_KIND_HOUSE, "house");
+    AddPlan(*admin_, {100'000, 100'000, 100'000, 100'000}, /*commitment_micro=*/10'000'000);
+    AddParty(*admin_, v1::PARTY_KIND_TENANT, "acme", "", /*credit_limit_micro=*/100'000'000);
     v1::SetBillingProfileRequest profile;
     profile.set_idempotency_key("profile");
     profile.mutable_profile()->set_party_name("house");
@@ -79,20 +59,7 @@ class InvoiceServiceTest : public testing::Test {
     profile.mutable_profile()->mutable_sells_with()->set_category(v1::TAX_CATEGORY_S);
     profile.mutable_profile()->mutable_sells_with()->set_rate_ppm(200'000);
     profile.mutable_profile()->set_terms_days(10);
-    const auto set = Call(invoices_, &v1::InvoiceAdmin::Stub::SetBillingProfile, profile);
-    EXPECT_TRUE(set.first.ok()) << set.first.error_message();
-    EXPECT_EQ(set.second.version(), 1u);
-  }
-
-  template <typename Service, typename Stub, typename Request, typename Response>
-  std::pair<grpc::Status, Response> Call(const std::unique_ptr<Service>& stub,
-                                         grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-                                         const Request& request) {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
-    std::pair<grpc::Status, Response> result;
-    result.first = (static_cast<Stub*>(stub.get())->*method)(&context, request, &result.second);
-    return result;
+    EXPECT_EQ(Done(*invoices_, &v1::InvoiceAdmin::Stub::SetBillingProfile, profile).version(), 1u);
   }
 
   std::pair<grpc::Status, v1::Invoice> Finalize(const std::string& key, const std::string& period) {
@@ -100,7 +67,7 @@ class InvoiceServiceTest : public testing::Test {
     request.set_idempotency_key(key);
     request.set_party_name("acme");
     request.set_period(period);
-    return Call(admin_, &v1::BillingAdmin::Stub::FinalizeInvoice, request);
+    return Call(*admin_, &v1::BillingAdmin::Stub::FinalizeInvoice, request);
   }
 
   // A gateway says what time it is there: with a record that is refused as usage.
@@ -141,13 +108,13 @@ TEST_F(InvoiceServiceTest, AMonthFromMinimumToPayment) {
   payment.set_amount_micro(5'000'000);
   payment.set_method("bank transfer");
   for (int i = 0; i < 2; ++i) {
-    const auto paid = Call(invoices_, &v1::InvoiceAdmin::Stub::RecordPayment, payment);
+    const auto paid = Call(*invoices_, &v1::InvoiceAdmin::Stub::RecordPayment, payment);
     ASSERT_TRUE(paid.first.ok()) << paid.first.error_message();
     EXPECT_EQ(paid.second.allocated_micro(), 5'000'000);
   }
   v1::ListInvoicesRequest open;
   open.set_open_only(true);
-  const auto list = Call(invoices_, &v1::InvoiceAdmin::Stub::ListInvoices, open);
+  const auto list = Call(*invoices_, &v1::InvoiceAdmin::Stub::ListInvoices, open);
   ASSERT_EQ(list.second.invoices_size(), 1);
   EXPECT_EQ(list.second.invoices(0).open_minor(), 700) << "paid once, though it was asked for twice";
   EXPECT_EQ(list.second.invoices(0).due_on(), "2026-12-15");
@@ -156,33 +123,33 @@ TEST_F(InvoiceServiceTest, AMonthFromMinimumToPayment) {
   gone.set_idempotency_key("void");
   gone.set_number(invoice.number());
   gone.set_reason("r");
-  EXPECT_EQ(Call(invoices_, &v1::InvoiceAdmin::Stub::VoidInvoice, gone).first.error_code(),
+  EXPECT_EQ(Call(*invoices_, &v1::InvoiceAdmin::Stub::VoidInvoice, gone).first.error_code(),
             grpc::StatusCode::FAILED_PRECONDITION);
   v1::CreateCreditNoteRequest credit;
   credit.set_idempotency_key("credit");
   credit.set_number(invoice.number());
   credit.set_reason("r");
   credit.set_net_minor(100);
-  const auto note = Call(invoices_, &v1::InvoiceAdmin::Stub::CreateCreditNote, credit);
+  const auto note = Call(*invoices_, &v1::InvoiceAdmin::Stub::CreateCreditNote, credit);
   ASSERT_TRUE(note.first.ok()) << note.first.error_message();
   EXPECT_EQ(note.second.number(), "GC2026-000001");
   v1::GetDocumentRequest document;
   document.set_number("GC2026-000001");
-  EXPECT_EQ(Call(invoices_, &v1::InvoiceAdmin::Stub::GetDocument, document).second.total_minor(), 120);
+  EXPECT_EQ(Call(*invoices_, &v1::InvoiceAdmin::Stub::GetDocument, document).second.total_minor(), 120);
   document.set_number("GC2026-000002");
-  EXPECT_EQ(Call(invoices_, &v1::InvoiceAdmin::Stub::GetDocument, document).first.error_code(),
+  EXPECT_EQ(Call(*invoices_, &v1::InvoiceAdmin::Stub::GetDocument, document).first.error_code(),
             grpc::StatusCode::NOT_FOUND);
 
   v1::GetStatementRequest statement;
   statement.set_party_name("acme");
-  const auto account = Call(invoices_, &v1::InvoiceAdmin::Stub::GetStatement, statement);
+  const auto account = Call(*invoices_, &v1::InvoiceAdmin::Stub::GetStatement, statement);
   EXPECT_EQ(account.second.closing_micro(), 12'000'000 - 5'000'000 - 1'200'000);
-  const auto audit = Call(admin_, &v1::BillingAdmin::Stub::Audit, v1::AuditRequest());
+  const auto audit = Call(*admin_, &v1::BillingAdmin::Stub::Audit, v1::AuditRequest());
   EXPECT_TRUE(audit.second.ok()) << audit.second.DebugString();
 }
 
 TEST_F(InvoiceServiceTest, EveryChangeNeedsAnIdempotencyKey) {
-  const auto code = [&](auto method, auto request) { return Call(invoices_, method, request).first.error_code(); };
+  const auto code = [&](auto method, auto request) { return Call(*invoices_, method, request).first.error_code(); };
   using Stub = v1::InvoiceAdmin::Stub;
   for (const grpc::StatusCode found :
        {code(&Stub::SetBillingProfile, v1::SetBillingProfileRequest()),
@@ -202,10 +169,10 @@ TEST_F(InvoiceServiceTest, ATopUpPaysWhatIsOwedFirst) {
   money.set_idempotency_key("money");
   money.set_party_name("acme");
   money.set_amount_micro(20'000'000);
-  ASSERT_TRUE(Call(admin_, &v1::BillingAdmin::Stub::TopUp, money).first.ok());
+  ASSERT_TRUE(Call(*admin_, &v1::BillingAdmin::Stub::TopUp, money).first.ok());
   v1::ListPaymentsRequest list;
   list.set_party_name("acme");
-  const auto payments = Call(invoices_, &v1::InvoiceAdmin::Stub::ListPayments, list);
+  const auto payments = Call(*invoices_, &v1::InvoiceAdmin::Stub::ListPayments, list);
   ASSERT_EQ(payments.second.payments_size(), 1);
   EXPECT_EQ(payments.second.payments(0).allocated_micro(), 12'000'000);
   EXPECT_EQ(payments.second.payments(0).method(), "top-up");

@@ -12,6 +12,7 @@
 #include "billing/audit/audit.h"
 #include "billing/service/billing_process.h"
 #include "billing/store/store.h"
+#include "billing/testing/admin_calls.h"
 #include "engine/base/long_test_util.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
@@ -34,35 +35,10 @@ TEST(BillingKill, LosesNothingAndCountsNothingTwice) {
   auto process = std::make_unique<BillingProcess>(identities);
   auto channel = [&](const char* name) { return MakeChannel(identities.Socket("billing"), identities.Get(name)); };
   auto admin = v1::BillingAdmin::NewStub(channel("admin"));
-  v1::Party tenant;
-  v1::PlanVersion plan;
-  {
-    auto house = Keyed<v1::CreatePartyRequest>("house");
-    house.set_kind(v1::PARTY_KIND_HOUSE);
-    house.set_name("house");
-    house.set_currency("EUR");
-    Deadline c1, c2, c3, c4;
-    ASSERT_TRUE(admin->CreateParty(&c1, house, &tenant).ok());
-    auto publish = Keyed<v1::PublishPlanVersionRequest>("plan");
-    publish.set_plan("standard");
-    publish.set_currency("EUR");
-    for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
-      v1::PriceLine* line = publish.add_lines();
-      line->set_model_glob("*");
-      line->set_token_class(static_cast<v1::TokenClass>(c));
-      line->set_price_micro_per_m(333'333);
-    }
-    ASSERT_TRUE(admin->PublishPlanVersion(&c2, publish, &plan).ok());
-    auto create = Keyed<v1::CreatePartyRequest>("tenant");
-    create.set_kind(v1::PARTY_KIND_TENANT);
-    create.set_name("demo");
-    ASSERT_TRUE(admin->CreateParty(&c3, create, &tenant).ok());
-    auto money = Keyed<v1::TopUpRequest>("money");
-    money.set_party_name("demo");
-    money.set_amount_micro(1'000'000'000'000);
-    v1::Balance balance;
-    ASSERT_TRUE(admin->TopUp(&c4, money, &balance).ok());
-  }
+  AddParty(*admin, v1::PARTY_KIND_HOUSE, "house");
+  const v1::PlanVersion plan = AddPlan(*admin, {333'333, 333'333, 333'333, 333'333});
+  const v1::Party tenant = AddParty(*admin, v1::PARTY_KIND_TENANT, "demo");
+  AddMoney(*admin, "demo", 1'000'000'000'000);
   v1::GrantSliceRequest slice;
   slice.set_slice_id(NewTimeOrderedId().ToBytes());
   slice.set_gateway_id(NewTimeOrderedId().ToBytes());
@@ -70,12 +46,7 @@ TEST(BillingKill, LosesNothingAndCountsNothingTwice) {
   slice.set_party_id(tenant.party_id());
   slice.set_wanted_micro(900'000'000'000);
   slice.set_minimum_micro(1);
-  {
-    auto credit = v1::Credit::NewStub(channel("gateway"));
-    v1::GrantSliceResponse granted;
-    Deadline context;
-    ASSERT_TRUE(credit->GrantSlice(&context, slice, &granted).ok());
-  }
+  Done(*v1::Credit::NewStub(channel("gateway")), &v1::Credit::Stub::GrantSlice, slice);
 
   Ledger ledger;
   std::atomic<int64_t> acknowledged_batches{0};

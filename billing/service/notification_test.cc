@@ -14,6 +14,7 @@
 #include "billing/outbox/signature.h"
 #include "billing/outbox/test_servers.h"
 #include "billing/service/billing.h"
+#include "billing/testing/admin_calls.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/notification.grpc.pb.h"
 #include "services/common/digest.h"
@@ -47,36 +48,22 @@ class NotificationTest : public testing::Test {
     const auto channel = MakeChannel(billing_->address(), identities_.Get("admin"));
     admin_ = v1::BillingAdmin::NewStub(channel);
     notifications_ = v1::NotificationAdmin::NewStub(channel);
-    v1::CreatePartyRequest house;
-    house.set_idempotency_key("house");
-    house.set_kind(v1::PARTY_KIND_HOUSE);
-    house.set_name("house");
-    house.set_currency("EUR");
-    v1::Party party;
-    grpc::ClientContext context;
-    ASSERT_TRUE(admin_->CreateParty(&context, house, &party).ok());
+    AddParty(*admin_, v1::PARTY_KIND_HOUSE, "house");
   }
   grpc::Status Add(const std::string& target, v1::EndpointSecret* made) {
-    v1::AddEndpointRequest request;
-    request.set_idempotency_key(absl::StrCat("add ", target));
+    auto request = Keyed<v1::AddEndpointRequest>(absl::StrCat("add ", target));
     request.set_party_name("house");
     request.set_target(target);
     grpc::ClientContext context;
     return notifications_->AddEndpoint(&context, request, made);
   }
   void Test(const v1::Endpoint& endpoint) {
-    v1::TestEndpointRequest request;
-    request.set_idempotency_key(absl::StrCat("test ", endpoint.target()));
+    auto request = Keyed<v1::TestEndpointRequest>(absl::StrCat("test ", endpoint.target()));
     request.set_endpoint_id(endpoint.endpoint_id());
-    v1::OutboxItem item;
-    grpc::ClientContext context;
-    ASSERT_TRUE(notifications_->TestEndpoint(&context, request, &item).ok());
+    Done(*notifications_, &v1::NotificationAdmin::Stub::TestEndpoint, request);
   }
   v1::ListOutboxResponse Outbox() {
-    v1::ListOutboxResponse list;
-    grpc::ClientContext context;
-    EXPECT_TRUE(notifications_->ListOutbox(&context, v1::ListOutboxRequest(), &list).ok());
-    return list;
+    return Done(*notifications_, &v1::NotificationAdmin::Stub::ListOutbox, v1::ListOutboxRequest());
   }
 
   TestIdentities identities_;
@@ -130,35 +117,14 @@ TEST_F(NotificationTest, WhatTheBooksSayIsToldByItself) {
   Start();
   v1::EndpointSecret made;
   ASSERT_TRUE(Add(receiver.url(), &made).ok());
-  v1::PublishPlanVersionRequest plan;
-  plan.set_idempotency_key("plan");
-  plan.set_plan("standard");
-  plan.set_currency("EUR");
-  for (const v1::TokenClass c :
-       {v1::TOKEN_CLASS_INPUT, v1::TOKEN_CLASS_CACHED_INPUT, v1::TOKEN_CLASS_OUTPUT, v1::TOKEN_CLASS_REQUEST}) {
-    v1::PriceLine* line = plan.add_lines();
-    line->set_model_glob("*");
-    line->set_token_class(c);
-  }
-  v1::PlanVersion version;
-  grpc::ClientContext c1;
-  ASSERT_TRUE(admin_->PublishPlanVersion(&c1, plan, &version).ok());
-  v1::CreatePartyRequest tenant;
-  tenant.set_idempotency_key("acme");
-  tenant.set_kind(v1::PARTY_KIND_TENANT);
-  tenant.set_name("acme");
-  v1::Party party;
-  grpc::ClientContext c2;
-  ASSERT_TRUE(admin_->CreateParty(&c2, tenant, &party).ok());
-  v1::TopUpRequest gift;
-  gift.set_idempotency_key("gift");
+  AddPlan(*admin_, {});
+  AddParty(*admin_, v1::PARTY_KIND_TENANT, "acme");
+  auto gift = Keyed<v1::TopUpRequest>("gift");
   gift.set_party_name("acme");
   gift.set_amount_micro(5'000'000);
   gift.set_promotional(true);
   gift.set_expires_us(absl::ToUnixMicros(absl::Now() + absl::Hours(12)));
-  v1::Balance balance;
-  grpc::ClientContext c3;
-  ASSERT_TRUE(admin_->TopUp(&c3, gift, &balance).ok());
+  Done(*admin_, &AdminStub::TopUp, gift);
   // To acme, which has no endpoint: written down, addressed to nobody.
   ASSERT_TRUE(Within(absl::Seconds(10), [&] {
     const v1::ListOutboxResponse list = Outbox();

@@ -16,6 +16,7 @@
 #include "billing/catalog/keys.h"
 #include "billing/service/billing_process.h"
 #include "billing/store/store.h"
+#include "billing/testing/admin_calls.h"
 #include "gantry/v1/admin.grpc.pb.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "services/common/api_key.h"
@@ -40,62 +41,25 @@ class RestoreDrill : public testing::Test {
     fs::create_directories(Dir("disk-b/log"));
     process_ = std::make_unique<BillingProcess>(identities_, Dir("disk-a/billing"), Dir("disk-b/log"));
     auto admin = Admin();
-    auto house = Keyed<v1::CreatePartyRequest>("house");
-    house.set_kind(v1::PARTY_KIND_HOUSE);
-    house.set_name("house");
-    house.set_currency("EUR");
-    Deadline c1, c2, c3, c4, c5;
-    ASSERT_TRUE(admin->CreateParty(&c1, house, &tenant_).ok());
-    auto publish = Keyed<v1::PublishPlanVersionRequest>("plan");
-    publish.set_plan("standard");
-    publish.set_currency("EUR");
-    for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
-      v1::PriceLine* line = publish.add_lines();
-      line->set_model_glob("*");
-      line->set_token_class(static_cast<v1::TokenClass>(c));
-      line->set_price_micro_per_m(333'333);
-    }
-    ASSERT_TRUE(admin->PublishPlanVersion(&c2, publish, &plan_).ok());
-    auto create = Keyed<v1::CreatePartyRequest>("tenant");
-    create.set_kind(v1::PARTY_KIND_TENANT);
-    create.set_name("demo");
-    ASSERT_TRUE(admin->CreateParty(&c3, create, &tenant_).ok());
-    TopUp("money", 1'000'000'000'000);
-    old_key_ = NewKey("old-key");
-    revoked_key_ = NewKey("revoked-key");
-    auto credit = v1::Credit::NewStub(Channel("gateway"));
+    AddParty(*admin, v1::PARTY_KIND_HOUSE, "house");
+    plan_ = AddPlan(*admin, {333'333, 333'333, 333'333, 333'333});
+    tenant_ = AddParty(*admin, v1::PARTY_KIND_TENANT, "demo");
+    AddMoney(*admin, "demo", 1'000'000'000'000);
+    old_key_ = AddKey(*admin, "demo", "old-key");
+    revoked_key_ = AddKey(*admin, "demo", "revoked-key");
     slice_.set_slice_id(NewTimeOrderedId().ToBytes());
     slice_.set_gateway_id(NewTimeOrderedId().ToBytes());
     slice_.set_gateway_epoch(static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())));
     slice_.set_party_id(tenant_.party_id());
     slice_.set_wanted_micro(900'000'000'000);
     slice_.set_minimum_micro(1);
-    v1::GrantSliceResponse granted;
-    ASSERT_TRUE(credit->GrantSlice(&c5, slice_, &granted).ok());
+    Done(*v1::Credit::NewStub(Channel("gateway")), &v1::Credit::Stub::GrantSlice, slice_);
   }
 
-  void TopUp(const char* key, int64_t micro) {
-    auto money = Keyed<v1::TopUpRequest>(key);
-    money.set_party_name("demo");
-    money.set_amount_micro(micro);
-    v1::Balance balance;
-    Deadline context;
-    ASSERT_TRUE(Admin()->TopUp(&context, money, &balance).ok());
-  }
-  v1::CreateKeyResponse NewKey(const char* key) {
-    auto create = Keyed<v1::CreateKeyRequest>(key);
-    create.set_party_name("demo");
-    v1::CreateKeyResponse response;
-    Deadline context;
-    EXPECT_TRUE(Admin()->CreateKey(&context, create, &response).ok());
-    return response;
-  }
   void Revoke(const v1::CreateKeyResponse& key) {
     auto revoke = Keyed<v1::RevokeKeyRequest>("revoke");
     revoke.set_public_id(key.key().public_id());
-    v1::Key revoked;
-    Deadline context;
-    ASSERT_TRUE(Admin()->RevokeKey(&context, revoke, &revoked).ok());
+    Done(*Admin(), &AdminStub::RevokeKey, revoke);
   }
 
   // As `gantry backup create` does it.
@@ -135,15 +99,12 @@ class RestoreDrill : public testing::Test {
       manifest.tables.push_back({table.name(), table.last_seq(), table.head()});
     }
     EXPECT_TRUE((*writer)->Finish(manifest).ok());
-    auto confirm = Keyed<v1::ConfirmBackupRequest>(path.c_str());
+    auto confirm = Keyed<v1::ConfirmBackupRequest>(path);
     confirm.set_backup_id(facts.backup_id());
     confirm.set_made_us(facts.made_us());
     confirm.set_epoch(facts.epoch());
     confirm.set_sequence(facts.sequence());
-    v1::ConfirmBackupResponse confirmed;
-    Deadline confirming;
-    const grpc::Status said = admin->ConfirmBackup(&confirming, confirm, &confirmed);
-    EXPECT_TRUE(said.ok()) << said.error_message();
+    Done(*admin, &AdminStub::ConfirmBackup, confirm);
     return manifest;
   }
 
@@ -252,8 +213,8 @@ class RestoreDrill : public testing::Test {
     backup_ = MakeBackup(Dir("one.backup"));
     const int at_backup = acknowledged_batches_;
     Revoke(revoked_key_);
-    new_key_ = NewKey("new-key");
-    TopUp("more-money", 7'000'000);
+    new_key_ = AddKey(*Admin(), "demo", "new-key");
+    AddMoney(*Admin(), "demo", 7'000'000);
     while (acknowledged_batches_ < at_backup + 20) std::this_thread::yield();
     process_->Kill();
     sender.join();

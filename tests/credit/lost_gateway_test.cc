@@ -1,9 +1,8 @@
 // A gateway that is lost with its slices (R9): it is given up, and comes back only when it starts anew.
 #include <grpcpp/grpcpp.h>
 
-#include <chrono>
-
 #include "absl/time/clock.h"
+#include "billing/testing/admin_calls.h"
 #include "gantry/v1/billing.grpc.pb.h"
 #include "gtest/gtest.h"
 #include "tests/credit/rig.h"
@@ -11,14 +10,11 @@
 namespace gantry::testing {
 namespace {
 
-struct Deadline : grpc::ClientContext {
-  Deadline() { set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10)); }
-};
+using billing::Deadline;
 
 v1::GatewayStatus Find(CreditRig& rig, const Id16& id) {
-  Deadline context;
-  v1::ListGatewaysResponse list;
-  EXPECT_TRUE(rig.gateways().ListGateways(&context, v1::ListGatewaysRequest(), &list).ok());
+  const v1::ListGatewaysResponse list =
+      billing::Done(rig.gateways(), &v1::GatewayAdmin::Stub::ListGateways, v1::ListGatewaysRequest());
   for (const v1::GatewayStatus& status : list.gateways()) {
     if (status.gateway_id() == id.ToBytes()) return status;
   }

@@ -10,19 +10,18 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "billing/testing/admin_calls.h"
 #include "services/common/instance.h"
 
 namespace gantry::testing {
+
+using billing::Done;
+using billing::Keyed;
+using Admin = billing::AdminStub;
+
 namespace {
 
 constexpr uint64_t kPromptTokens = 100;
-
-struct Deadline : grpc::ClientContext {
-  Deadline() {
-    set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
-    set_wait_for_ready(true);
-  }
-};
 
 absl::Duration Monotonic() {
   return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
@@ -47,24 +46,8 @@ CreditRig::CreditRig(int64_t balance_micro, Times times) : times_(times) {
   const auto channel = MakeChannel(address(), identities_.Get("admin"));
   admin_ = v1::BillingAdmin::NewStub(channel);
   gateways_ = v1::GatewayAdmin::NewStub(channel);
-  v1::CreatePartyRequest house;
-  house.set_idempotency_key("house");
-  house.set_kind(v1::PARTY_KIND_HOUSE);
-  house.set_name("house");
-  house.set_currency("EUR");
-  v1::Party party;
-  EXPECT_TRUE(admin_->CreateParty(std::make_unique<Deadline>().get(), house, &party).ok());
-  v1::PublishPlanVersionRequest plan;
-  plan.set_idempotency_key("plan");
-  plan.set_plan("standard");
-  plan.set_currency("EUR");
-  for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
-    v1::PriceLine* line = plan.add_lines();
-    line->set_model_glob("*");
-    line->set_token_class(static_cast<v1::TokenClass>(c));
-    line->set_price_micro_per_m(c == v1::TOKEN_CLASS_REQUEST ? 0 : 1'000'000);
-  }
-  EXPECT_TRUE(admin_->PublishPlanVersion(std::make_unique<Deadline>().get(), plan, &plan_).ok());
+  billing::AddParty(*admin_, v1::PARTY_KIND_HOUSE, "house");
+  plan_ = billing::AddPlan(*admin_, {1'000'000, 1'000'000, 1'000'000, 0});
   NewTenant("demo", balance_micro, "");
 }
 
@@ -85,56 +68,32 @@ void CreditRig::StopBilling() {
   billing_.reset();
 }
 
-void CreditRig::NewParty(v1::PartyKind kind, const std::string& name, int64_t balance_micro,
-                         const std::string& parent) {
-  v1::CreatePartyRequest request;
-  request.set_idempotency_key(absl::StrCat("party ", name));
-  request.set_kind(kind);
-  request.set_name(name);
-  request.set_parent_name(parent);
-  v1::Party party;
-  const grpc::Status created = admin_->CreateParty(std::make_unique<Deadline>().get(), request, &party);
-  EXPECT_TRUE(created.ok()) << created.error_message();
-  v1::TopUpRequest money;
-  money.set_idempotency_key(absl::StrCat("money ", name));
-  money.set_party_name(name);
-  money.set_amount_micro(balance_micro);
-  v1::Balance balance;
-  EXPECT_TRUE(admin_->TopUp(std::make_unique<Deadline>().get(), money, &balance).ok());
-}
-
 void CreditRig::NewTenant(const std::string& name, int64_t balance_micro, const std::string& parent) {
-  NewParty(v1::PARTY_KIND_TENANT, name, balance_micro, parent);
+  billing::AddParty(*admin_, v1::PARTY_KIND_TENANT, name, parent);
+  billing::AddMoney(*admin_, name, balance_micro);
 }
 
 void CreditRig::NewReseller(const std::string& name, int64_t balance_micro) {
-  NewParty(v1::PARTY_KIND_RESELLER, name, balance_micro, "");
-  v1::PublishPlanVersionRequest plan;
-  plan.set_idempotency_key(absl::StrCat("plan ", name));
+  billing::AddParty(*admin_, v1::PARTY_KIND_RESELLER, name);
+  billing::AddMoney(*admin_, name, balance_micro);
+  auto plan = Keyed<v1::PublishPlanVersionRequest>(absl::StrCat("plan ", name));
   plan.set_seller_name(name);
   plan.set_plan("standard");
   plan.set_currency("EUR");
   plan.set_markup_of(plan_.plan_version_id());
-  v1::PlanVersion version;
-  const grpc::Status status = admin_->PublishPlanVersion(std::make_unique<Deadline>().get(), plan, &version);
-  EXPECT_TRUE(status.ok()) << status.error_message();
+  Done(*admin_, &Admin::PublishPlanVersion, plan);
 }
 
 std::string CreditRig::NewKey(v1::CreateKeyRequest request) {
   request.set_idempotency_key(absl::StrCat("key ", ++next_));
   if (request.party_name().empty()) request.set_party_name("demo");
-  v1::CreateKeyResponse response;
-  const grpc::Status status = admin_->CreateKey(std::make_unique<Deadline>().get(), request, &response);
-  EXPECT_TRUE(status.ok()) << status.error_message();
-  return response.secret();
+  return Done(*admin_, &Admin::CreateKey, request).secret();
 }
 
 v1::Key CreditRig::FindKey(const std::string& secret) {
   v1::ListKeysRequest request;
   request.set_party_name("demo");
-  v1::ListKeysResponse response;
-  const grpc::Status status = admin_->ListKeys(std::make_unique<Deadline>().get(), request, &response);
-  EXPECT_TRUE(status.ok()) << status.error_message();
+  const v1::ListKeysResponse response = Done(*admin_, &Admin::ListKeys, request);
   for (const v1::Key& key : response.keys()) {
     if (secret.find(absl::StrCat("_", key.public_id(), "_")) != std::string::npos) return key;
   }
@@ -143,37 +102,26 @@ v1::Key CreditRig::FindKey(const std::string& secret) {
 }
 
 std::string CreditRig::Rotate(const std::string& secret, uint64_t overlap_s) {
-  v1::RotateKeyRequest request;
-  request.set_idempotency_key(absl::StrCat("key ", ++next_));
+  auto request = Keyed<v1::RotateKeyRequest>(absl::StrCat("key ", ++next_));
   request.set_public_id(FindKey(secret).public_id());
   request.set_overlap_s(overlap_s);
-  v1::CreateKeyResponse response;
-  const grpc::Status status = admin_->RotateKey(std::make_unique<Deadline>().get(), request, &response);
-  EXPECT_TRUE(status.ok()) << status.error_message();
-  return response.secret();
+  return Done(*admin_, &Admin::RotateKey, request).secret();
 }
 
 void CreditRig::Revoke(const std::string& secret) {
-  v1::RevokeKeyRequest request;
-  request.set_idempotency_key(absl::StrCat("key ", ++next_));
+  auto request = Keyed<v1::RevokeKeyRequest>(absl::StrCat("key ", ++next_));
   request.set_public_id(FindKey(secret).public_id());
-  v1::Key key;
-  const grpc::Status status = admin_->RevokeKey(std::make_unique<Deadline>().get(), request, &key);
-  EXPECT_TRUE(status.ok()) << status.error_message();
+  Done(*admin_, &Admin::RevokeKey, request);
 }
 
 v1::Balance CreditRig::Balance(const std::string& party) {
   v1::GetBalanceRequest request;
   request.set_party_name(party);
-  v1::Balance balance;
-  EXPECT_TRUE(admin_->GetBalance(std::make_unique<Deadline>().get(), request, &balance).ok());
-  return balance;
+  return Done(*admin_, &Admin::GetBalance, request);
 }
 
 v1::AuditReport CreditRig::Audit() {
-  v1::AuditReport report;
-  EXPECT_TRUE(admin_->Audit(std::make_unique<Deadline>().get(), v1::AuditRequest(), &report).ok());
-  return report;
+  return Done(*admin_, &Admin::Audit, v1::AuditRequest());
 }
 
 int64_t CreditRig::UsageMicro() {
@@ -182,8 +130,7 @@ int64_t CreditRig::UsageMicro() {
   request.set_page_size(1000);
   int64_t used_pico = 0;
   for (;;) {
-    v1::QueryUsageResponse page;
-    EXPECT_TRUE(admin_->QueryUsage(std::make_unique<Deadline>().get(), request, &page).ok());
+    const v1::QueryUsageResponse page = Done(*admin_, &Admin::QueryUsage, request);
     for (const v1::UsageRow& row : page.rows()) used_pico += row.amount_pico();
     if (page.next_page_token().empty()) break;
     request.set_page_token(page.next_page_token());

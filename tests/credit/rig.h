@@ -59,7 +59,6 @@ class CreditRig {
   const Times times_;
   TestIdentities identities_;
   std::unique_ptr<billing::Billing> billing_;
-  void NewParty(v1::PartyKind kind, const std::string& name, int64_t balance_micro, const std::string& parent);
   std::unique_ptr<v1::BillingAdmin::Stub> admin_;
   std::unique_ptr<v1::GatewayAdmin::Stub> gateways_;
   v1::PlanVersion plan_;
