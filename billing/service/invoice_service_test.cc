@@ -165,11 +165,7 @@ TEST_F(InvoiceServiceTest, EveryChangeNeedsAnIdempotencyKey) {
 TEST_F(InvoiceServiceTest, ATopUpPaysWhatIsOwedFirst) {
   now_us_ += 25 * kDayUs;
   ASSERT_TRUE(Finalize("november", "2026-11").first.ok());
-  v1::TopUpRequest money;
-  money.set_idempotency_key("money");
-  money.set_party_name("acme");
-  money.set_amount_micro(20'000'000);
-  ASSERT_TRUE(Call(*admin_, &v1::BillingAdmin::Stub::TopUp, money).first.ok());
+  AddMoney(*admin_, "acme", 20'000'000);
   v1::ListPaymentsRequest list;
   list.set_party_name("acme");
   const auto payments = Call(*invoices_, &v1::InvoiceAdmin::Stub::ListPayments, list);
@@ -179,13 +175,9 @@ TEST_F(InvoiceServiceTest, ATopUpPaysWhatIsOwedFirst) {
 }
 
 TEST_F(InvoiceServiceTest, WhatWasHeldPaysByItselfOnceItIsFree) {
-  v1::TopUpRequest money;
-  money.set_idempotency_key("money");
-  money.set_party_name("acme");
-  money.set_amount_micro(20'000'000);
-  ASSERT_TRUE(Call(admin_, &v1::BillingAdmin::Stub::TopUp, money).first.ok());
+  AddMoney(*admin_, "acme", 20'000'000);
   v1::ListPartiesRequest parties;
-  const auto listed = Call(admin_, &v1::BillingAdmin::Stub::ListParties, parties);
+  const auto listed = Call(*admin_, &v1::BillingAdmin::Stub::ListParties, parties);
   const auto credit = v1::Credit::NewStub(MakeChannel(billing_->address(), identities_.Get("gateway")));
   v1::GrantSliceRequest grant;
   grant.set_slice_id(std::string(16, 's'));
@@ -196,7 +188,7 @@ TEST_F(InvoiceServiceTest, WhatWasHeldPaysByItselfOnceItIsFree) {
   }
   grant.set_wanted_micro(115'000'000);
   grant.set_minimum_micro(115'000'000);
-  const auto granted = Call(credit, &v1::Credit::Stub::GrantSlice, grant);
+  const auto granted = Call(*credit, &v1::Credit::Stub::GrantSlice, grant);
   ASSERT_TRUE(granted.first.ok()) << granted.first.error_message();
   now_us_ += 25 * kDayUs;
   const auto invoice = Finalize("november", "2026-11");
@@ -205,13 +197,13 @@ TEST_F(InvoiceServiceTest, WhatWasHeldPaysByItselfOnceItIsFree) {
   v1::ReturnSliceRequest back;
   back.set_slice_id(grant.slice_id());
   back.set_close(true);
-  ASSERT_TRUE(Call(credit, &v1::Credit::Stub::ReturnSlice, back).first.ok());
+  ASSERT_TRUE(Call(*credit, &v1::Credit::Stub::ReturnSlice, back).first.ok());
   v1::GetDocumentRequest get;
   get.set_number(invoice.second.number());
   int64_t open = 700;
   for (int i = 0; i < 200 && open > 0; ++i) {
     absl::SleepFor(absl::Milliseconds(50));
-    open = Call(invoices_, &v1::InvoiceAdmin::Stub::GetDocument, get).second.open_minor();
+    open = Call(*invoices_, &v1::InvoiceAdmin::Stub::GetDocument, get).second.open_minor();
   }
   EXPECT_EQ(open, 0);
 }
@@ -234,14 +226,14 @@ TEST_F(InvoiceServiceTest, AClosingWaitsWhileGatewaysSayAnotherTime) {
   close.set_party_name("acme");
   close.set_leftover(v1::LEFTOVER_REFUND);
   close.set_reason("the contract ended");
-  ASSERT_TRUE(Call(closings, &v1::ClosingAdmin::Stub::CloseParty, close).first.ok());
+  ASSERT_TRUE(Call(*closings, &v1::ClosingAdmin::Stub::CloseParty, close).first.ok());
   const auto waits_for = [&](const std::string& part) {
     v1::GetClosingRequest get;
     get.set_party_name("acme");
     std::string waits;
     for (int i = 0; i < 200 && !absl::StrContains(waits, part); ++i) {
       absl::SleepFor(absl::Milliseconds(50));
-      waits = Call(closings, &v1::ClosingAdmin::Stub::GetClosing, get).second.waits_for();
+      waits = Call(*closings, &v1::ClosingAdmin::Stub::GetClosing, get).second.waits_for();
     }
     return waits;
   };

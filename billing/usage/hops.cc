@@ -10,6 +10,7 @@
 #include "billing/ledger/lots.h"
 #include "billing/usage/rollup.h"
 #include "engine/base/status_macros.h"
+#include "gantry/v1/billing.pb.h"
 
 namespace gantry::billing {
 namespace {
