@@ -40,6 +40,16 @@ void Findings::Add(const char* check, std::string row, std::string detail, int64
   findings_.push_back({check, std::move(row), std::move(detail), party_no});
 }
 
+std::string Beyond(__int128 amount, absl::string_view unit) {
+  return absl::StrCat(static_cast<int64_t>(amount < 0 ? -amount : amount), " ", unit, amount < 0 ? " less" : " more",
+                      " than");
+}
+
+std::string BeyondTransfers(const AuditedAccount& account, __int128 debit_micro, __int128 credit_micro) {
+  return absl::StrCat("debits are ", Beyond(account.debit_micro - debit_micro), " its transfers give, credits ",
+                      Beyond(account.credit_micro - credit_micro), " they give");
+}
+
 bool Findings::any(const char* check) const {
   for (const Check& known : checks_) {
     if (known.name == check) return known.failures > 0;

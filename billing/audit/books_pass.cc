@@ -328,11 +328,7 @@ class BooksPass {
       const Sums& s = sums_[number];
       const std::string row = absl::StrCat("account ", number);
       if (account.debit_micro != s.debit || account.credit_micro != s.credit) {
-        findings_.Add(
-            check::kAccounts, row,
-            absl::StrCat("debits ", account.debit_micro, ", credits ", account.credit_micro, "; its transfers give ",
-                         static_cast<int64_t>(s.debit), " and ", static_cast<int64_t>(s.credit)),
-            account.party_no);
+        findings_.Add(check::kAccounts, row, BeyondTransfers(account, s.debit, s.credit), account.party_no);
       }
       const auto residue = residues_.find(number);
       const int64_t left = residue == residues_.end() ? 0 : residue->second;
@@ -340,7 +336,8 @@ class BooksPass {
           account.residue_pico >= kResidueLimit) {
         findings_.Add(
             check::kBooked, row,
-            absl::StrCat("usage and ledger leave a residue of ", left, " pico-units, found ", account.residue_pico),
+            absl::StrCat("the residue is ", Beyond(static_cast<__int128>(account.residue_pico) - left, "pico-units"),
+                         " what usage and ledger leave"),
             account.party_no);
       }
       totals[account.currency].debit += account.debit_micro;
@@ -375,8 +372,8 @@ class BooksPass {
       const __int128 amount = static_cast<__int128>(rows.Int(6)) * kPicoPerUnit + rows.Int(7);
       if (sum.quantity == rows.Int(5) && sum.amount == amount) continue;
       findings_.Add(check::kRollups, name(key),
-                    absl::StrCat("quantity ", rows.Int(5), ", its events give ", sum.quantity,
-                                 sum.amount == amount ? "" : "; its amount is not theirs either"),
+                    absl::StrCat("the quantity is ", Beyond(static_cast<__int128>(rows.Int(5)) - sum.quantity, "units"),
+                                 " its events give", sum.amount == amount ? "" : "; its amount is not theirs either"),
                     key.buyer);
     }
     for (const auto& [key, sum] : rollups_) {

@@ -20,11 +20,6 @@ int64_t Shown(__int128 micro) {
   return static_cast<int64_t>(micro);
 }
 
-// "3 micro-units more than". Not the sums themselves: they grow, and what was accepted is to stay accepted.
-std::string Beyond(__int128 micro) {
-  return absl::StrCat(Shown(micro < 0 ? -micro : micro), " micro-units ", micro < 0 ? "less" : "more", " than");
-}
-
 struct BudgetSums {
   v1::BudgetPeriod period = v1::BUDGET_PERIOD_UNSPECIFIED;
   int64_t party_no = 0;
@@ -156,8 +151,8 @@ class BudgetsPass {
       const std::string whose = absl::StrCat("key ", budget.key, ", ", PeriodName(budget, key.second), ": ");
       if (period.held != period.expected_held) {
         findings_.Add(check::kBudgetsHeld, row,
-                      absl::StrCat(whose, "held ", period.held, ", open slices and pending holds give ",
-                                   Shown(period.expected_held)),
+                      absl::StrCat(whose, "held is ", Beyond(period.held - period.expected_held),
+                                   " what open slices and pending holds give"),
                       budget.party_no);
       }
       if (period.used != period.expected) {

@@ -150,10 +150,7 @@ void TailOfTransfers(Database& db, const Checkpoint& from, Findings* findings) {
   for (const auto& [number, account] : accounts) {
     const Sums& s = sums[number];
     if (account.debit_micro == s.debit && account.credit_micro == s.credit) continue;
-    findings->Add(check::kAccounts, absl::StrCat("account ", number),
-                  absl::StrCat("debits ", account.debit_micro, ", credits ", account.credit_micro,
-                               "; the last checkpoint and the transfers since give ", static_cast<int64_t>(s.debit),
-                               " and ", static_cast<int64_t>(s.credit)),
+    findings->Add(check::kAccounts, absl::StrCat("account ", number), BeyondTransfers(account, s.debit, s.credit),
                   account.party_no);
   }
   findings->Figures(check::kAccounts, absl::StrCat(accounts.size(), " accounts"));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
 #include "billing/audit/audit.h"
 #include "billing/store/database.h"
 
@@ -69,6 +70,13 @@ struct AuditedAccount {
 };
 using AuditedAccounts = std::map<int64_t, AuditedAccount>;
 AuditedAccounts ReadAccounts(Database& db);
+
+// "3 micro-units more than". Findings give differences, not the sums themselves: those grow, and what was accepted when
+// a party was released is to stay accepted.
+std::string Beyond(__int128 amount, absl::string_view unit = "micro-units");
+// Of an account whose transfers come to other sums: the same words whether all are added up or those since a
+// checkpoint.
+std::string BeyondTransfers(const AuditedAccount& account, __int128 debit_micro, __int128 credit_micro);
 
 // What usage took of slices and holds, and gave back, as the postings of its events have it.
 struct CreditTaken {

@@ -42,10 +42,10 @@ void CheckHeld(Database& db, Findings* findings) {
     while (rows.Next()) {
       total += rows.Int(3);
       if (rows.Int(3) == rows.Int(4)) continue;
-      findings->Add(
-          check::kHeld, absl::StrCat("account ", rows.Int(0)),
-          absl::StrCat(rows.Text(1), ": held ", rows.Int(3), ", open slices and pending holds give ", rows.Int(4)),
-          rows.Int(2));
+      findings->Add(check::kHeld, absl::StrCat("account ", rows.Int(0)),
+                    absl::StrCat(rows.Text(1), ": held is ", Beyond(static_cast<__int128>(rows.Int(3)) - rows.Int(4)),
+                                 " what open slices and pending holds give"),
+                    rows.Int(2));
     }
   }
   findings->Figures(check::kHeld, absl::StrCat(total, " micro-units"));
@@ -117,10 +117,10 @@ void CheckLots(Database& db, Findings* findings) {
     while (rows.Next()) {
       lots += rows.Int(4);
       if (rows.Int(2) == rows.Int(3)) continue;
-      findings->Add(
-          check::kLots, absl::StrCat("account ", rows.Int(0)),
-          absl::StrCat("balance ", rows.Int(2), ", what is left of credit_lot ", rows.Text(5), " is ", rows.Int(3)),
-          rows.Int(1));
+      findings->Add(check::kLots, absl::StrCat("account ", rows.Int(0)),
+                    absl::StrCat("the balance is ", Beyond(static_cast<__int128>(rows.Int(2)) - rows.Int(3)),
+                                 " what is left of credit_lot ", rows.Text(5)),
+                    rows.Int(1));
     }
   }
   Rows rows = db.Query(

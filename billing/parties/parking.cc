@@ -22,9 +22,9 @@ std::vector<ParkedParty> ParkedParties(Database& db) {
       "FROM parked_party k JOIN party p USING (party_no) ORDER BY k.since_us, k.party_no");
   while (rows.Next()) {
     ParkedParty party{rows.Int(0), rows.Id(1), rows.Text(2), rows.Int(3), rows.Text(4), {}, rows.Int(5)};
-    Rows found =
-        db.Query("SELECT subject, detail FROM parked_finding WHERE party_no = ? AND accepted = 0 ORDER BY subject",
-                 party.party_no);
+    Rows found = db.Query(
+        "SELECT subject, detail FROM parked_finding WHERE party_no = ? AND accepted = 0 ORDER BY subject, detail",
+        party.party_no);
     while (found.Next()) party.findings.push_back(absl::StrCat(found.Text(0), ": ", found.Text(1)));
     parked.push_back(std::move(party));
   }
@@ -45,7 +45,7 @@ bool Park(Database& db, int64_t party_no, const std::string& subject, const std:
   db.Execute(
       "INSERT INTO parked_finding (party_no, subject, detail) SELECT ?1, ?2, ?3 "
       "WHERE (SELECT count(*) FROM parked_finding WHERE party_no = ?1 AND accepted = 0) < ?4 "
-      "ON CONFLICT DO UPDATE SET detail = excluded.detail, accepted = 0",
+      "ON CONFLICT DO NOTHING",
       party_no, subject, detail, kFindingsMax);
   return true;
 }

@@ -110,6 +110,27 @@ TEST_F(AuditorTest, WhatWasAcceptedDoesNotParkAgain) {
   EXPECT_EQ(Parked(), "other: credit_lot 2: not what it was when it was sealed\n") << "something else does";
 }
 
+TEST_F(AuditorTest, WhatWasAcceptedOfASumIsAcceptedWhenTheSumHasGrown) {
+  for (const char* change : {"UPDATE account SET credit_micro = credit_micro + 7 WHERE account_no = 1",
+                             "UPDATE account SET held_micro = held_micro - 7 WHERE account_no = 1",
+                             "UPDATE account SET residue_pico = residue_pico + 7 WHERE account_no = 1",
+                             "UPDATE usage_rollup SET quantity = quantity + 7"}) {
+    SCOPED_TRACE(change);
+    books_.Tamper(change);
+    books_.Reopen();
+    auto auditor = Start();
+    auditor->AuditEverythingNow();
+    EXPECT_THAT(Parked(), HasSubstr("demo: "));
+    EXPECT_THAT(Parked(), HasSubstr(" 7 "));
+    books_.Do([](Database& db) { return Unpark(db, "demo"); });
+    Use();
+    auditor->AuditEverythingNow();
+    EXPECT_EQ(Parked(), "");
+    auditor->AuditTailNow();
+    EXPECT_EQ(Parked(), "");
+  }
+}
+
 TEST_F(AuditorTest, AFindingAboutNobodyParksNobodyAndIsTold) {
   books_.Do([](Database& db) -> absl::Status {
     db.Execute(
