@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -156,7 +157,8 @@ class WorkerTest : public ::testing::Test {
       reply->frames.push_back(packed.size() / 4);
     }
   }
-  Reply Run(const v1::GenerateStart& start) {
+  // `first_tokens` is called when the first are there.
+  Reply Run(const v1::GenerateStart& start, const std::function<void()>& first_tokens = nullptr) {
     grpc::ClientContext rpc;
     rpc.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
     auto stream = stub_->Generate(&rpc);
@@ -165,7 +167,10 @@ class WorkerTest : public ::testing::Test {
     stream->Write(message);
     Reply reply;
     v1::GenerateServerMessage answer;
-    while (stream->Read(&answer)) Take(answer, &reply);
+    while (stream->Read(&answer)) {
+      if (first_tokens != nullptr && reply.frames.empty() && answer.has_tokens()) first_tokens();
+      Take(answer, &reply);
+    }
     reply.status = stream->Finish();
     return reply;
   }
@@ -229,18 +234,8 @@ TEST_F(WorkerTest, JoulesOfASequenceAreToldToTheGatewayAndToBilling) {
   set("energy_uj", "1000000\n");
   EnergyMeter meter(identities_.dir() + "/powercap");
   context_.energy = &meter;
-  grpc::ClientContext rpc;
-  auto stream = stub_->Generate(&rpc);
-  v1::GenerateClientMessage message;
-  *message.mutable_start() = Start(100);
-  stream->Write(message);
-  Reply reply;
-  v1::GenerateServerMessage answer;
-  while (stream->Read(&answer)) {
-    if (reply.frames.empty() && answer.has_tokens()) set("energy_uj", "9000000\n");  // 8 J while it runs
-    Take(answer, &reply);
-  }
-  EXPECT_TRUE(stream->Finish().ok());
+  const Reply reply = Run(Start(100), [&] { set("energy_uj", "9000000\n"); });  // 8 J while it runs
+  EXPECT_TRUE(reply.status.ok());
   const v1::Finish& finish = reply.finishes.at(0);
   EXPECT_GT(finish.device_ms(), 0);
   EXPECT_GT(finish.joules(), 0);
