@@ -171,7 +171,7 @@ std::string UsageText(const Usage& usage) {
     totals.Add({total.model(), WithSeparators(Signed(total.requests())), WithSeparators(Signed(total.prompt_tokens())),
                 WithSeparators(Signed(total.cached_tokens())), WithSeparators(Signed(total.output_tokens())),
                 FormatPico(total.amount_pico()), absl::StrFormat("%.1f", total.device_ms() / 1e3),
-                total.joules() > 0 ? absl::StrFormat("%.2f", total.joules() / kJoulesPerWattHour) : "-"});
+                total.joules() > 0 ? absl::StrFormat("%.3f", total.joules() / kJoulesPerWattHour) : "-"});
   }
   absl::StrAppend(&out, "\n", totals.Render());
   return out;
