@@ -17,6 +17,7 @@
 #include "billing/audit/audit.h"
 #include "billing/catalog/admin_log.h"
 #include "billing/invoice/invoice.h"
+#include "billing/invoice/invoice_test_util.h"
 #include "billing/ledger/credit.h"
 #include "billing/ledger/lots.h"
 #include "billing/testing/books.h"
@@ -29,6 +30,7 @@ namespace {
 
 // A month in which something of everything has happened, closed with an invoice.
 void Everything(Books& books) {
+  ChargeTax(books);
   books.NewReseller("north", 50'000'000, 100'000);
   const Id16 shop = books.NewTenant("shop", 5'000'000, "north");
   books.Do([&](Database& db) -> absl::Status {
@@ -41,16 +43,16 @@ void Everything(Books& books) {
     return PostCredit(db, *party, gift, books.now_us());
   });
   const Id16 slice = books.Slice(2'000'000), above = books.SliceOf(shop, 2'000'000);
-  const auto usage = [&](const Id16& of, const Id16& party, uint64_t generated) {
-    v1::UsageRecord record = books.Record(of, 1234, 567);
+  const auto usage = [&](const Id16& of, const Id16& party, uint64_t prompt, uint64_t generated) {
+    v1::UsageRecord record = books.Record(of, prompt, 567);
     record.set_party_id(party.ToBytes());
     record.set_plan_version_id(books.PlanOf(party).ToBytes());
     books.Append(record);
     books.Append(books.Witness(record, generated));
     return record;
   };
-  const v1::UsageRecord first = usage(slice, books.tenant(), 567);
-  usage(above, shop, 567);
+  const v1::UsageRecord first = usage(slice, books.tenant(), 1234, 567);
+  usage(above, shop, 200'000, 567);  // enough for a cent of tax
   // A hold of its own, settled by its usage, and one that was given back.
   for (const bool used : {true, false}) {
     v1::UsageRecord record = books.Record(Id16{}, 2000, 800);
@@ -146,6 +148,7 @@ const std::vector<Table>& Ledger() {
       {"account", {"account_no"}, "", "1", {}},
       {"credit_lot", {"lot_no"}, "", "1", {}},
       {"lot_use", {"event_seq", "account_no", "lot_no"}, "/", "1", {}},
+      {"posting_use", {"transfer_seq", "lot_no"}, "/", "1", {}},
       {"usage_event", {"seq"}, "", "1", {}},
       {"rating", {"event_seq", "level"}, "/", "1", {}},
       {"usage_rollup", {"buyer_no", "period", "version_no", "position", "model_no"}, "", "1", {}},

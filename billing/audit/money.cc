@@ -70,8 +70,8 @@ void CheckHeld(Database& db, Findings* findings) {
 
 namespace {
 
-// What is written down of who paid for usage: of events that there are (the chain of usage has no gaps), and of each
-// lot never more than it has lost.
+// What is written down of who paid for usage and for what invoices posted: of events that there are (the chain of usage
+// has no gaps), of a promotional lot exactly what it has lost but for expiry, and of no other more than that.
 void CheckLotUse(Database& db, Findings* findings) {
   int64_t last_event = 0;
   {
@@ -89,18 +89,36 @@ void CheckLotUse(Database& db, Findings* findings) {
       if (rows.Int(2) != 0) used[{rows.Int(2), rows.Int(1)}] += rows.Int(3);
     }
   }
+  {
+    Rows rows = db.Query(
+        "SELECT p.transfer_seq, p.lot_no, p.micro, t.debit_account, t.kind BETWEEN 8 AND 12 FROM posting_use p LEFT "
+        "JOIN "
+        "transfer t ON t.seq = p.transfer_seq");
+    while (rows.Next()) {
+      if (rows.Int(4) == 0) {
+        findings->Add(check::kLots, absl::StrCat("posting_use ", rows.Int(0), "/", rows.Int(1)),
+                      "is for no posting of a document");
+      }
+      if (rows.Int(1) != 0) used[{rows.Int(1), rows.Int(3)}] += rows.Int(2);
+    }
+  }
+  // Lots of which nothing is written down have lost nothing, if they were given.
+  {
+    Rows rows = db.Query("SELECT lot_no, account_no FROM credit_lot WHERE kind = 1");
+    while (rows.Next()) used.try_emplace({rows.Int(0), rows.Int(1)}, 0);
+  }
   for (const auto& [key, micro] : used) {
     Rows rows = db.Query(
         "SELECT l.amount_micro - l.left_micro - (SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t WHERE "
-        "t.source = l.lot_no AND t.kind > 3 AND t.kind = 7), a.party_no FROM credit_lot l JOIN account a USING "
-        "(account_no) WHERE l.lot_no = ? AND l.account_no = ?",
+        "t.source = l.lot_no AND t.kind > 3 AND t.kind = 7), a.party_no, l.kind = 1 FROM credit_lot l JOIN account a "
+        "USING (account_no) WHERE l.lot_no = ? AND l.account_no = ?",
         key.first, key.second);
     const bool known = rows.Next();
-    if (known && micro >= 0 && micro <= rows.Int(0)) continue;
-    findings->Add(
-        check::kLots, absl::StrCat("credit_lot ", key.first),
-        absl::StrCat("has lost ", known ? rows.Int(0) : 0, " to usage, lot_use gives ", static_cast<int64_t>(micro)),
-        known ? rows.Int(1) : 0);
+    if (known && micro >= 0 && (rows.Int(2) == 1 ? micro == rows.Int(0) : micro <= rows.Int(0))) continue;
+    findings->Add(check::kLots, absl::StrCat("credit_lot ", key.first),
+                  absl::StrCat("has lost ", known ? rows.Int(0) : 0, ", lot_use and posting_use give ",
+                               static_cast<int64_t>(micro)),
+                  known ? rows.Int(1) : 0);
   }
 }
 
@@ -163,6 +181,19 @@ void CheckSeals(Database& db, Findings* findings) {
       if (rows.Int(4) != 0) continue;
       findings->Add(check::kSeals, absl::StrCat("lot_use ", rows.Int(0), "/", rows.Int(1), "/", rows.Int(2)),
                     "not what it was when it was sealed", rows.Int(3));
+    }
+  }
+  {
+    Rows rows = db.Query(
+        "SELECT p.transfer_seq, p.lot_no, coalesce(a.party_no, 0), p.seal IS gantry_row_hash(p.transfer_seq, p.lot_no, "
+        "p.micro) FROM posting_use p LEFT JOIN transfer t ON t.seq = p.transfer_seq LEFT JOIN account a ON "
+        "a.account_no "
+        "= t.debit_account");
+    while (rows.Next()) {
+      ++sealed;
+      if (rows.Int(3) != 0) continue;
+      findings->Add(check::kSeals, absl::StrCat("posting_use ", rows.Int(0), "/", rows.Int(1)),
+                    "not what it was when it was sealed", rows.Int(2));
     }
   }
   check("hold", true,

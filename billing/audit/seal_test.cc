@@ -91,5 +91,45 @@ TEST(Seals, AreMadeOfWhatEarlierBooksHold) {
   std::filesystem::remove_all(dir);
 }
 
+// Before posting_use was there, nobody wrote down what a lot gave to invoices.
+TEST(Seals, WhatInvoicesTookOfGiftsUntilNowCountsAsDebtsPaid) {
+  char name[] = "/tmp/gantry-seals-XXXXXX";
+  ASSERT_NE(mkdtemp(name), nullptr);
+  const std::string dir = name;
+  const auto change = [&](const char* until, const char* sql) {
+    absl::Span<const Migration> all = Migrations();
+    size_t step = 0;
+    while (step < all.size() && std::string(all[step].name) != until) ++step;
+    auto store = Store::Open({.path = dir + "/gantry.db", .migrations = all.first(step)});
+    ASSERT_TRUE(store.ok()) << store.status();
+    const absl::Status changed = (*store)->WriteAndWait([&](Database& db) -> absl::Status {
+      db.Script(sql);
+      return absl::OkStatus();
+    });
+    ASSERT_TRUE(changed.ok()) << changed;
+  };
+  change("0007_audit", kRows);
+  change("0013_posting_use", "UPDATE lot_use SET micro = 3, seal = gantry_row_hash(event_seq, account_no, lot_no, 3)");
+  auto store = Store::Open({.path = dir + "/gantry.db"});
+  ASSERT_TRUE(store.ok()) << store.status();
+  absl::Status looked = (*store)->ReadAndWait([](Database& db) -> absl::Status {
+    Findings findings;
+    CheckSeals(db, &findings);
+    CheckLots(db, &findings);
+    const AuditResult result = findings.Take();
+    EXPECT_TRUE(result.report.ok()) << result.report.DebugString();
+    Rows uses = db.Query("SELECT event_seq, lot_no, micro FROM lot_use");
+    EXPECT_TRUE(uses.Next());
+    EXPECT_EQ(uses.Int(0), -3);
+    EXPECT_EQ(uses.Int(1), 2);
+    EXPECT_EQ(uses.Int(2), 5) << "3 that usage took, 2 that an invoice did";
+    EXPECT_FALSE(uses.Next());
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(looked.ok()) << looked;
+  store->reset();
+  std::filesystem::remove_all(dir);
+}
+
 }  // namespace
 }  // namespace gantry::billing

@@ -196,7 +196,11 @@ absl::StatusOr<v1::Invoice> CreateCreditNote(Database& db, const v1::CreateCredi
       row.invoice_no, number.series, number.number, number.name, note.net_minor(), note.tax_minor(), Blob{content},
       Blob{Sha256(content)}, now_us);
   const int64_t micro_per_minor = MicroPerMinor(note.minor_digits());
-  PostCreditNote(db, buyer, note.net_minor() * micro_per_minor, note.tax_minor() * micro_per_minor,
+  PostCreditNote(db, buyer,
+                 {.net_micro = note.net_minor() * micro_per_minor,
+                  .tax_micro = note.tax_minor() * micro_per_minor,
+                  .invoice_no = row.invoice_no,
+                  .month_end_us = invoice.period_to_us()},
                  {.source = db.LastRowId(), .reference = number.name, .now_us = now_us});
   SettleNote(db, buyer, row, note.total_minor(), now_us);
   return note;

@@ -10,6 +10,7 @@
 #include "billing/invoice/arithmetic.h"
 #include "billing/invoice/currency.h"
 #include "billing/invoice/dates.h"
+#include "billing/invoice/left_over.h"
 #include "billing/invoice/profile.h"
 #include "billing/ledger/ledger.h"
 #include "billing/ledger/lots.h"
@@ -105,22 +106,6 @@ int64_t UnheldOf(Database& db, const PartyRow& party, int64_t period) {
       "  AND r.period = ?2)",
       party.party_no, period, party.currency, party.parent_no);
   return rows.Next() ? rows.Int(0) : 0;
-}
-
-// What earlier invoices of the party leave to this one.
-struct LeftOver {
-  int64_t usage_residue_pico = 0;
-  int64_t carried_micro = 0;   // below zero, not yet taken
-  int64_t promoted_micro = 0;  // promotional credit that they deducted
-};
-LeftOver LeftOverOf(Database& db, const PartyRow& party) {
-  Rows rows = db.Query(
-      "SELECT coalesce(sum(usage_residue_pico), 0), coalesce(-sum(carried_micro), 0), coalesce(sum(promotion_micro), "
-      "0) "
-      "FROM invoice i WHERE party_no = ? AND NOT EXISTS (SELECT 1 FROM invoice_void v WHERE v.invoice_no = "
-      "i.invoice_no)",
-      party.party_no);
-  return rows.Next() ? LeftOver{rows.Int(0), rows.Int(1), rows.Int(2)} : LeftOver{};
 }
 
 // Promotional credit that is there now, whatever used it.
@@ -220,8 +205,7 @@ absl::Status AddDeductions(Database& db, const PartyRow& party, const Period& pe
     // Credit that was given after the period has paid for usage of later ones.
     const int64_t used = LotUseOf(db, account_no, LotKind::kPromotional, period.to_us).used_micro;
     // Less than earlier invoices have deducted: it came back by a correction, and this one takes the deduction back.
-    const int64_t came_back =
-        std::min<int64_t>(LotUseOf(db, account_no, LotKind::kPromotional).used_micro - left.promoted_micro, 0);
+    const int64_t came_back = std::min<int64_t>(left.not_deducted_micro, 0);
     const int64_t deductible = (came_back < 0 ? came_back : std::max<int64_t>(used - left.promoted_micro, 0)) +
                                amounts.commitment_from_promotion_micro;
     amounts.promotion_micro = std::min(deductible, charged_micro);

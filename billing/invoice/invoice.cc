@@ -12,6 +12,7 @@
 #include "billing/invoice/arithmetic.h"
 #include "billing/invoice/currency.h"
 #include "billing/invoice/dates.h"
+#include "billing/invoice/left_over.h"
 #include "billing/invoice/postings.h"
 #include "billing/invoice/receivables.h"
 #include "billing/invoice/series.h"
@@ -136,11 +137,8 @@ absl::Status CheckVoidable(Database& db, const FinalInvoice& row, const InvoiceA
           absl::StrCat("invoice ", number, " has credit notes; take the rest back with another one"));
     }
   }
-  Rows rows = db.Query(
-      "SELECT coalesce(-sum(carried_micro), 0) FROM invoice i WHERE party_no = ? AND NOT EXISTS (SELECT 1 FROM "
-      "invoice_void v WHERE v.invoice_no = i.invoice_no)",
-      row.party_no);
-  if (rows.Next() && rows.Int(0) + posted.carried_micro < 0) {
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow party, PartyByNo(db, row.party_no));
+  if (LeftOverOf(db, party).carried_micro + posted.carried_micro < 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("a later invoice took what ", number, " carried over; void that one first, or correct usage"));
   }

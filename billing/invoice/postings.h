@@ -20,9 +20,17 @@ struct PostingRef {
 
 // Commitment, rounding and tax. The commitment takes promotional credit first, everything else what was paid.
 void PostInvoice(Database& db, const PartyRow& buyer, const InvoiceAmounts& amounts, const PostingRef& ref);
-// The same the other way.
+// The same the other way: promotional credit comes back as such, as far as it had paid (billing/ledger/lot_use.h).
 void PostVoid(Database& db, const PartyRow& buyer, const InvoiceAmounts& amounts, const PostingRef& ref);
-// Money back on the customer's account, from revenue and tax.
-void PostCreditNote(Database& db, const PartyRow& buyer, int64_t net_micro, int64_t tax_micro, const PostingRef& ref);
+
+// What a credit note takes back.
+struct NoteAmounts {
+  int64_t net_micro = 0, tax_micro = 0;
+  int64_t invoice_no = 0;
+  int64_t month_end_us = 0;  // of the invoice
+};
+// Money back on the customer's account, from revenue and tax. Promotional credit that paid tax, or debts after the
+// month had ended, was not deducted on the invoice and comes back as such; the rest was bought.
+void PostCreditNote(Database& db, const PartyRow& buyer, const NoteAmounts& amounts, const PostingRef& ref);
 
 }  // namespace gantry::billing

@@ -100,10 +100,10 @@ class Journal {
   void SetResidue(Account& account, int64_t residue_pico);
 
   // Takes `micro` of the lots of an account whose balance falls by as much (billing/ledger/lots.h). OUT of lots: the
-  // rest is on the credit limit. `for_what`: a usage event, kDebt or kNoUsage; what promotional lots gave for the first
-  // two is recorded (billing/ledger/lot_use.h).
-  static constexpr int64_t kNoUsage = 0, kDebt = -1;
-  void UseLots(const Account& account, int64_t micro, int64_t for_what = kNoUsage);
+  // rest is on the credit limit. `for_what`: a usage event, or kDebt; what promotional lots gave is recorded
+  // (billing/ledger/lot_use.h).
+  static constexpr int64_t kDebt = -1;
+  void UseLots(const Account& account, int64_t micro, int64_t for_what);
 
   // Of an account that gets another lot, which may come before the one in use.
   void ForgetLot(const Account& account);

@@ -1,6 +1,7 @@
 #include "billing/ledger/lot_use.h"
 
 #include <algorithm>
+#include <limits>
 #include <tuple>
 
 #include "billing/ledger/lots.h"
@@ -48,16 +49,36 @@ std::vector<Use> UsesOf(Database& db, const std::vector<int64_t>& event_seqs, in
   return uses;
 }
 
-// Promotional lots that have paid debts which usage of `event_seq` may have been among: the newest payment first.
+// What is known to have paid for a posting of an invoice, the last used first.
+std::vector<Use> UsesOfPosting(Database& db, int64_t transfer_seq) {
+  std::vector<Use> uses;
+  // Promotional credit pays before or after what was bought; a gift must not stay behind.
+  Rows rows = db.Query(
+      "SELECT u.lot_no, u.micro, l.kind IS 1 FROM posting_use u LEFT JOIN credit_lot l USING (lot_no) "
+      "WHERE u.transfer_seq = ? ORDER BY u.lot_no <> 0, l.kind, l.priority DESC, l.expires_us DESC, u.lot_no DESC",
+      transfer_seq);
+  while (rows.Next()) uses.push_back({{rows.Int(0), rows.Int(1)}, rows.Int(2) == 1});
+  return uses;
+}
+
+// Debts that promotional credit may have paid: all that something of which nobody knows may have been among.
+struct Debts {
+  int64_t since_event = 0;    // paid when it had been booked
+  int64_t given_from_us = 0;  // by lots that were granted from then on
+  int64_t most_micro = std::numeric_limits<int64_t>::max();
+};
+// By which lots, the newest payment first.
 struct DebtPaid {
   int64_t key = 0;
   LotShare share;
 };
-std::vector<DebtPaid> DebtsPaidSince(Database& db, int64_t account_no, int64_t event_seq) {
+std::vector<DebtPaid> DebtsPaidSince(Database& db, int64_t account_no, const Debts& debts) {
   std::vector<DebtPaid> paid;
   Rows rows = db.Query(
-      "SELECT event_seq, lot_no, micro FROM lot_use WHERE event_seq <= ? AND account_no = ? ORDER BY event_seq, lot_no",
-      -event_seq, account_no);
+      "SELECT u.event_seq, u.lot_no, u.micro FROM lot_use u JOIN credit_lot l USING (lot_no) WHERE u.event_seq <= ? "
+      "AND "
+      "u.account_no = ? AND l.granted_us >= ? ORDER BY u.event_seq, u.lot_no",
+      -debts.since_event, account_no, debts.given_from_us);
   while (rows.Next()) paid.push_back({rows.Int(0), {rows.Int(1), rows.Int(2)}});
   return paid;
 }
@@ -74,7 +95,87 @@ void TakeFromDebtPaid(Database& db, int64_t account_no, const DebtPaid& paid, in
       micro, paid.key, account_no, paid.share.lot_no);
 }
 
+// A posting's, once it has come back.
+void TakeFromPosting(Database& db, int64_t transfer_seq, const LotShare& share, int64_t micro) {
+  if (micro == share.micro) {
+    db.Execute("DELETE FROM posting_use WHERE transfer_seq = ? AND lot_no = ?", transfer_seq, share.lot_no);
+    return;
+  }
+  db.Execute(
+      "UPDATE posting_use SET micro = micro - ?1, seal = gantry_row_hash(transfer_seq, lot_no, micro - ?1) "
+      "WHERE transfer_seq = ?2 AND lot_no = ?3",
+      micro, transfer_seq, share.lot_no);
+}
+
+// Money that comes back to an account, while it is shared out.
+class Return {
+ public:
+  Return(Journal& journal, const Account& account, int64_t micro)
+      : db_(journal.db()), journal_(journal), account_(account), micro_(micro), left_(micro) {
+    journal.ForgetLot(account);
+  }
+
+  int64_t left_micro() const { return left_; }
+  // What of a share comes back: at most what is left.
+  int64_t Take(const Use& use) {
+    const int64_t part = std::min(left_, use.share.micro);
+    left_ -= part;
+    if (use.promotional) {
+      Restore(use.share.lot_no, part);
+    } else {
+      (use.share.lot_no == 0 ? unknown_ : bought_) += part;
+    }
+    return part;
+  }
+  // Shares out what nobody knows to have been paid by anything: what is no gift's was bought, or is owed still. Then
+  // pays what is owed.
+  void End(const Debts& debts, int64_t transfer_seq, int64_t balance_before_micro, int64_t now_us) {
+    unknown_ += left_;
+    left_ = 0;
+    int64_t most = debts.most_micro;
+    for (const DebtPaid& paid : DebtsPaidSince(db_, account_.account_no, debts)) {
+      const int64_t part = std::min({unknown_, paid.share.micro, most});
+      if (part <= 0) break;
+      TakeFromDebtPaid(db_, account_.account_no, paid, part);
+      Restore(paid.share.lot_no, part);
+      unknown_ -= part;
+      most -= part;
+    }
+    const int64_t rest = unknown_;
+    const int64_t debt = std::clamp<int64_t>(-balance_before_micro, 0, micro_);
+    const int64_t never_paid = std::min(debt, rest);
+    if (bought_ + rest > 0) {
+      AddLot(journal_, account_, -never_paid, {.amount_micro = bought_ + rest}, transfer_seq, now_us);
+    }
+    if (debt > never_paid) journal_.UseLots(account_, debt - never_paid, Journal::kDebt);
+  }
+
+ private:
+  void Restore(int64_t lot_no, int64_t micro) {
+    db_.Execute("UPDATE credit_lot SET left_micro = left_micro + ? WHERE lot_no = ?", micro, lot_no);
+  }
+
+  Database& db_;
+  Journal& journal_;
+  const Account& account_;
+  const int64_t micro_;
+  int64_t left_, unknown_ = 0, bought_ = 0;
+};
+
+// The last usage that had been booked before a transfer, 0: none. Every event that took money is the source of one.
+int64_t LastUsageBefore(Database& db, int64_t transfer_seq) {
+  Rows rows = db.Query("SELECT source FROM transfer WHERE seq < ? AND kind BETWEEN 3 AND 6 ORDER BY seq DESC LIMIT 1",
+                       transfer_seq);
+  return rows.Next() ? rows.Int(0) : 0;
+}
+
 }  // namespace
+
+void RecordPostingUse(Database& db, int64_t transfer_seq, const LotShare& share) {
+  db.Execute(
+      "INSERT INTO posting_use (transfer_seq, lot_no, micro, seal) VALUES (?1, ?2, ?3, gantry_row_hash(?1, ?2, ?3))",
+      transfer_seq, share.lot_no, share.micro);
+}
 
 void RecordLotUse(Database& db, int64_t event_seq, int64_t account_no, const LotShare& share) {
   db.Execute(
@@ -84,13 +185,8 @@ void RecordLotUse(Database& db, int64_t event_seq, int64_t account_no, const Lot
 }
 
 void RecordDebtPaid(Database& db, int64_t account_no, int64_t lot_no, int64_t micro) {
-  int64_t last = 0;
-  {
-    // Every event that took money is the source of a transfer.
-    Rows rows = db.Query("SELECT source FROM transfer WHERE kind BETWEEN 3 AND 6 ORDER BY seq DESC LIMIT 1");
-    if (rows.Next()) last = rows.Int(0);
-  }
-  if (last == 0 || micro == 0) return;
+  if (micro == 0) return;
+  const int64_t last = LastUsageBefore(db, std::numeric_limits<int64_t>::max());
   db.Execute(
       "INSERT INTO lot_use (event_seq, account_no, lot_no, micro, seal) VALUES (?1, ?2, ?3, ?4, "
       "gantry_row_hash(?1, ?2, ?3, ?4)) ON CONFLICT (event_seq, account_no, lot_no) DO UPDATE SET "
@@ -99,36 +195,31 @@ void RecordDebtPaid(Database& db, int64_t account_no, int64_t lot_no, int64_t mi
 }
 
 void ReturnToLots(Journal& journal, const Account& account, const ReturnedUsage& returned) {
+  Return back(journal, account, returned.micro);
+  for (const Use& use : UsesOf(journal.db(), returned.event_seqs, account.account_no)) {
+    if (back.left_micro() == 0) break;
+    const int64_t part = back.Take(use);
+    RecordLotUse(journal.db(), returned.event_seq, account.account_no, {use.share.lot_no, -part});
+  }
+  back.End({.since_event = returned.event_seqs.front()}, returned.transfer_seq, returned.balance_before_micro,
+           returned.now_us);
+}
+
+void ReturnToLots(Journal& journal, const Account& account, const ReturnedPosting& returned) {
   Database& db = journal.db();
-  const int64_t account_no = account.account_no;
-  journal.ForgetLot(account);
-  const auto restore = [&](int64_t lot_no, int64_t micro) {
-    db.Execute("UPDATE credit_lot SET left_micro = left_micro + ? WHERE lot_no = ?", micro, lot_no);
-  };
-  int64_t left = returned.micro, unknown = 0, bought = 0;
-  for (const Use& use : UsesOf(db, returned.event_seqs, account_no)) {
-    const int64_t part = std::min(left, use.share.micro);
-    if (part == 0) break;
-    RecordLotUse(db, returned.event_seq, account_no, {use.share.lot_no, -part});
-    left -= part;
-    if (use.promotional) {
-      restore(use.share.lot_no, part);
-    } else {
-      (use.share.lot_no == 0 ? unknown : bought) += part;
-    }
+  Return back(journal, account, returned.micro);
+  for (const Use& use : UsesOfPosting(db, returned.posting_seq)) {
+    if (back.left_micro() == 0) break;
+    TakeFromPosting(db, returned.posting_seq, use.share, back.Take(use));
   }
-  unknown += left;
-  for (const DebtPaid& paid : DebtsPaidSince(db, account_no, returned.event_seqs.front())) {
-    const int64_t part = std::min(unknown, paid.share.micro);
-    if (part == 0) break;
-    TakeFromDebtPaid(db, account_no, paid, part);
-    restore(paid.share.lot_no, part);
-    unknown -= part;
-  }
-  bought += unknown;
-  if (bought > 0) AddLot(journal, account, 0, {.amount_micro = bought}, returned.transfer_seq, returned.now_us);
-  const int64_t debt = std::clamp<int64_t>(-returned.balance_before_micro, 0, returned.micro);
-  if (debt > 0) journal.UseLots(account, debt, Journal::kDebt);
+  back.End({.since_event = LastUsageBefore(db, returned.posting_seq), .most_micro = returned.not_deducted_micro},
+           returned.transfer_seq, returned.balance_before_micro, returned.now_us);
+}
+
+void ReturnToLots(Journal& journal, const Account& account, const ReturnedNet& returned) {
+  Return back(journal, account, returned.micro);
+  back.End({.given_from_us = returned.given_from_us, .most_micro = returned.not_deducted_micro}, returned.transfer_seq,
+           returned.balance_before_micro, returned.now_us);
 }
 
 }  // namespace gantry::billing

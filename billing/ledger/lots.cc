@@ -69,13 +69,10 @@ int64_t ForfeitLots(Database& db, const PartyRow& party, int64_t now_us) {
   return forfeited;
 }
 
-int64_t UseLotsOfKind(Journal& journal, const Account& account, LotKind kind, int64_t micro) {
+std::vector<LotShare> UseLotsOfKind(Journal& journal, const Account& account, LotKind kind, int64_t micro) {
   // The lot that the journal has in use may be one of them.
   journal.ForgetLot(account);
-  struct Lot {
-    int64_t lot_no, left;
-  };
-  std::vector<Lot> lots;
+  std::vector<LotShare> shares;
   {
     int64_t found = 0;
     Rows rows = journal.db().Query(
@@ -83,16 +80,15 @@ int64_t UseLotsOfKind(Journal& journal, const Account& account, LotKind kind, in
         "ORDER BY priority, expires_us, lot_no",
         account.account_no, static_cast<int64_t>(kind));
     while (found < micro && rows.Next()) {
-      lots.push_back({rows.Int(0), std::min(rows.Int(1), micro - found)});
-      found += lots.back().left;
+      shares.push_back({rows.Int(0), std::min(rows.Int(1), micro - found)});
+      found += shares.back().micro;
     }
   }
-  int64_t taken = 0;
-  for (const Lot& lot : lots) {
-    journal.db().Execute("UPDATE credit_lot SET left_micro = left_micro - ? WHERE lot_no = ?", lot.left, lot.lot_no);
-    taken += lot.left;
+  for (const LotShare& share : shares) {
+    journal.db().Execute("UPDATE credit_lot SET left_micro = left_micro - ? WHERE lot_no = ?", share.micro,
+                         share.lot_no);
   }
-  return taken;
+  return shares;
 }
 
 LotUse LotUseOf(Database& db, int64_t account_no, LotKind kind, int64_t granted_before_us) {

@@ -8,9 +8,11 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "billing/ledger/ledger.h"
+#include "billing/ledger/lot_use.h"
 #include "billing/store/database.h"
 
 namespace gantry::billing {
@@ -33,8 +35,9 @@ absl::Status PostCredit(Database& db, const PartyRow& party, const Credit& credi
 void AddLot(Journal& journal, const Account& account, int64_t balance_before_micro, const Credit& credit,
             int64_t transfer_seq, int64_t now_us);
 
-// Takes at most `micro` of the lots of one kind alone, in their order. What was taken.
-int64_t UseLotsOfKind(Journal& journal, const Account& account, LotKind kind, int64_t micro);
+// Takes at most `micro` of the lots of one kind alone, in their order. What was taken. For no usage: what promotional
+// lots give is the caller's to record.
+std::vector<LotShare> UseLotsOfKind(Journal& journal, const Account& account, LotKind kind, int64_t micro);
 
 // What of the lots of one kind that were granted before a time an account has used, and what expired of them. Reads the
 // tables: no journal is open.

@@ -86,12 +86,12 @@ int64_t GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const 
     return micro;
   }
   ReturnToLots(journal, customer,
-               {.event_seqs = EventsBefore(book.db(), booking),
-                .event_seq = booking.event_seq,
-                .micro = micro,
-                .transfer_seq = seq,
-                .balance_before_micro = balance_before,
-                .now_us = booking.now_us});
+               ReturnedUsage{.event_seqs = EventsBefore(book.db(), booking),
+                             .event_seq = booking.event_seq,
+                             .micro = micro,
+                             .transfer_seq = seq,
+                             .balance_before_micro = balance_before,
+                             .now_us = booking.now_us});
   return micro;
 }
 
