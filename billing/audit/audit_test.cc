@@ -114,6 +114,8 @@ TEST(Audit, NoticesEveryKindOfTampering) {
            {"UPDATE credit_note SET number = 2", "credit notes <= invoices"},
            {"UPDATE credit_note SET content = x''", "credit notes <= invoices"},
            {"UPDATE credit_note SET net_minor = net_minor + 1", "credit notes <= invoices"},
+           {"UPDATE credit_note SET carried_micro = carried_micro + 1", "invoices = lines = postings"},
+           {"UPDATE credit_note SET promotion_micro = promotion_micro + 1", "invoices = lines = postings"},
            {"UPDATE receivable SET credited_minor = credited_minor - 1", "credit notes <= invoices"},
            {"UPDATE receivable SET open = 1", "allocations <= payments and invoices"},
            {"UPDATE receivable SET allocated_minor = allocated_minor - 1", "allocations <= payments and invoices"},

@@ -160,11 +160,14 @@ void CheckPostings(Database& db, const std::map<int64_t, Invoice>& invoices, Fin
   }
   {
     Rows rows = db.Query(
-        "SELECT c.note_no, c.name, c.net_minor + c.tax_minor, p.currency, i.party_no FROM credit_note c JOIN invoice i "
-        "USING (invoice_no) JOIN party p USING (party_no)");
+        "SELECT c.note_no, c.name, c.net_minor + c.tax_minor, p.currency, i.party_no, c.carried_micro + "
+        "c.promotion_micro, c.net_minor FROM credit_note c JOIN invoice i USING (invoice_no) JOIN party p USING "
+        "(party_no)");
     while (rows.Next()) {
       const __int128 gross = static_cast<__int128>(rows.Int(2)) * UnitOf(rows.Text(3));
-      if (take(rows.Int(0), 11) == -gross) continue;
+      // Of the net, what the account had already is not posted.
+      const __int128 net = static_cast<__int128>(rows.Int(6)) * UnitOf(rows.Text(3));
+      if (take(rows.Int(0), 11) == rows.Int(5) - gross && rows.Int(5) <= net) continue;
       findings->Add(check::kInvoiceBooks, absl::StrCat("credit_note ", rows.Text(1)), "is not what was posted",
                     rows.Int(4));
     }

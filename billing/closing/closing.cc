@@ -6,8 +6,10 @@
 #include "absl/strings/str_cat.h"
 #include "billing/catalog/parties.h"
 #include "billing/catalog/periods.h"
+#include "billing/invoice/credit_note.h"
 #include "billing/invoice/invoice.h"
 #include "billing/invoice/payments.h"
+#include "billing/invoice/receivables.h"
 #include "billing/ledger/lots.h"
 #include "billing/parties/party_tree.h"
 #include "billing/people/users.h"
@@ -26,7 +28,9 @@ absl::StatusOr<v1::Closing> Read(Database& db, const PartyRow& party) {
   closing.set_currency(party.currency);
   {
     Rows rows = db.Query(
-        "SELECT leftover, requested_us, waits_for, done_us, refunded_micro, kept_micro FROM closing WHERE party_no = ?",
+        "SELECT leftover, requested_us, waits_for, done_us, refunded_micro, kept_micro, unpaid_micro FROM closing "
+        "WHERE "
+        "party_no = ?",
         party.party_no);
     if (!rows.Next()) return absl::NotFoundError(absl::StrCat("`", party.name, "` is not being closed"));
     closing.set_leftover(static_cast<v1::Leftover>(rows.Int(0)));
@@ -35,10 +39,18 @@ absl::StatusOr<v1::Closing> Read(Database& db, const PartyRow& party) {
     closing.set_done_us(rows.Int(3));
     closing.set_refunded_micro(rows.Int(4));
     closing.set_kept_micro(rows.Int(5));
+    closing.set_unpaid_micro(rows.Int(6));
   }
-  Rows rows = db.Query("SELECT name FROM invoice WHERE party_no = ? AND issued_us >= ? ORDER BY invoice_no",
-                       party.party_no, closing.requested_us());
-  while (rows.Next()) closing.add_invoices(rows.Text(0));
+  {
+    Rows rows = db.Query("SELECT name FROM invoice WHERE party_no = ? AND issued_us >= ? ORDER BY invoice_no",
+                         party.party_no, closing.requested_us());
+    while (rows.Next()) closing.add_invoices(rows.Text(0));
+  }
+  Rows rows = db.Query(
+      "SELECT n.name FROM credit_note n JOIN invoice i USING (invoice_no) WHERE i.party_no = ? AND n.issued_us >= ? "
+      "ORDER BY n.note_no",
+      party.party_no, closing.requested_us());
+  while (rows.Next()) closing.add_credit_notes(rows.Text(0));
   return closing;
 }
 
@@ -70,15 +82,14 @@ std::string WaitsFor(Database& db, const PartyRow& party) {
   return "";
 }
 
-// Invoices of all months that have none, the current one too.
+// Invoices of all months that have none: the current one too, and one that has not begun when corrections stand in it.
 absl::Status InvoiceTheRest(Database& db, const PartyRow& party, const absl::Status& clocks, int64_t now_us) {
   GANTRY_RETURN_IF_ERROR(clocks);
   GANTRY_RETURN_IF_ERROR(PeriodAt(db, party, now_us).status());
   std::vector<int64_t> periods;
   {
     Rows rows =
-        db.Query("SELECT period FROM billing_period WHERE party_no = ? AND closed = 0 AND from_us <= ? ORDER BY period",
-                 party.party_no, now_us);
+        db.Query("SELECT period FROM billing_period WHERE party_no = ? AND closed = 0 ORDER BY period", party.party_no);
     while (rows.Next()) periods.push_back(rows.Int(0));
   }
   for (const int64_t period : periods) {
@@ -95,7 +106,7 @@ absl::Status InvoiceTheRest(Database& db, const PartyRow& party, const absl::Sta
   return absl::OkStatus();
 }
 
-int64_t PaidAndNotUsed(Database& db, const PartyRow& party) {
+int64_t BoughtAndNotUsed(Database& db, const PartyRow& party) {
   return Count(
       db.Query("SELECT coalesce(sum(l.left_micro), 0) FROM credit_lot l JOIN account a USING (account_no) "
                "WHERE a.party_no = ? AND a.type = 'customer' AND l.kind = 2 AND l.left_micro > 0",
@@ -120,23 +131,22 @@ absl::Status Finish(Database& db, const PartyRow& party, v1::Leftover leftover, 
   if (absl::Status invoiced = InvoiceTheRest(db, party, clocks, now_us); !invoiced.ok()) {
     return absl::FailedPreconditionError(absl::StrCat("its last invoice: ", invoiced.message()));
   }
+  GANTRY_RETURN_IF_ERROR(CreditLeftOver(db, party, now_us).status());
+  AllocateOldestFirst(db, party, now_us, /*held_back=*/true);
   const Funds funds = ReadFunds(db, party);
   if (funds.posted_micro < 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("it to pay ", -funds.posted_micro, " millionths of ", party.currency));
   }
-  const int64_t paid_in = leftover == v1::LEFTOVER_REFUND ? PaidAndNotUsed(db, party) : 0;
-  if (paid_in > 0) {
-    v1::RefundPaymentRequest refund;
-    refund.set_party_name(party.name);
-    refund.set_amount_micro(paid_in);
-    refund.set_reference("account closed");
-    GANTRY_RETURN_IF_ERROR(RefundPayment(db, refund, now_us).status());
-  }
+  GANTRY_RETURN_IF_ERROR(PayWithParts(db, party, now_us));
+  const int64_t unpaid = BoughtAndNotUsed(db, party) - RefundableMicro(db, party);
+  const int64_t refunded = leftover == v1::LEFTOVER_REFUND ? RefundAll(db, party, "account closed", now_us) : 0;
   const int64_t kept = ForfeitLots(db, party, now_us);
   Erase(db, party, now_us);
-  db.Execute("UPDATE closing SET waits_for = '', done_us = ?, refunded_micro = ?, kept_micro = ? WHERE party_no = ?",
-             now_us, paid_in, kept, party.party_no);
+  db.Execute(
+      "UPDATE closing SET waits_for = '', done_us = ?, refunded_micro = ?, kept_micro = ?, unpaid_micro = ? WHERE "
+      "party_no = ?",
+      now_us, refunded, kept, unpaid, party.party_no);
   return absl::OkStatus();
 }
 

@@ -7,6 +7,12 @@
 // ledger stay under the party's id; final invoices, accepted quotes and the audit log, which are kept by law or are
 // chained, name it still.
 //
+// What a next invoice would take off, past ones take off by credit notes (CreditLeftOver): usage that was corrected
+// after it had been paid is refundable so, with its tax. Refunds never exceed what payments have left, so bought credit
+// that no payment stands for cannot be paid out, as when usage was both credited by a note and corrected. It is kept;
+// the closing and the statement say how much (`unpaid_micro`). Nothing but a debt, and what Finish waits for, keeps a
+// party from its end.
+//
 // Why no usage that the party owes comes after its last invoice, whatever gateways have spooled: a gateway closes a
 // slice when nothing is held of it and billing has every record that names it. The exception is a gateway that was
 // lost. Its slices are closed for it when it has been fenced for the longest request and the witness deadline (R9), and

@@ -1,5 +1,6 @@
 #include "billing/invoice/credit_note.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "billing/invoice/currency.h"
 #include "billing/invoice/dates.h"
 #include "billing/invoice/invoice.h"
+#include "billing/invoice/left_over.h"
 #include "billing/invoice/postings.h"
 #include "billing/invoice/receivables.h"
 #include "billing/invoice/series.h"
@@ -19,6 +21,9 @@
 
 namespace gantry::billing {
 namespace {
+
+constexpr char kLeftOverReason[] =
+    "the account ended: usage that was corrected since, and promotional credit that no invoice had deducted";
 
 // What the notes before have taken back of an invoice.
 struct TakenBack {
@@ -154,6 +159,42 @@ void SettleNote(Database& db, const PartyRow& buyer, const FinalInvoice& row, in
   AllocateOldestFirst(db, buyer, now_us);
 }
 
+// What a note takes off without posting it.
+struct Already {
+  int64_t carried_micro = 0, promotion_micro = 0;
+};
+
+// Numbers a note whose lines are there, keeps and posts it.
+absl::StatusOr<v1::Invoice> Issue(Database& db, const FinalInvoice& row, const TakenBack& taken, v1::Invoice note,
+                                  const Already& already, int64_t now_us) {
+  GANTRY_RETURN_IF_ERROR(AddTotals(row.content, taken, &note));
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow buyer, PartyByNo(db, row.party_no));
+  GANTRY_ASSIGN_OR_RETURN(const PartyRow seller, PartyByNo(db, buyer.parent_no));
+  const int64_t issued_day = DayAt(now_us, seller.time_zone);
+  const int64_t year = (absl::CivilDay(1970, 1, 1) + issued_day).year();
+  GANTRY_ASSIGN_OR_RETURN(const DocumentNumber number, NextNumber(db, seller, SeriesKind::kCreditNotes, year));
+  note.set_number(number.name);
+  note.set_issued_us(now_us);
+  note.set_issued_on(FormatDay(issued_day));
+  const std::string content = note.SerializeAsString();
+  db.Execute(
+      "INSERT INTO credit_note (invoice_no, series, number, name, net_minor, tax_minor, content, hash, issued_us, "
+      "carried_micro, promotion_micro) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      row.invoice_no, number.series, number.number, number.name, note.net_minor(), note.tax_minor(), Blob{content},
+      Blob{Sha256(content)}, now_us, already.carried_micro, already.promotion_micro);
+  const int64_t micro_per_minor = MicroPerMinor(note.minor_digits());
+  PostCreditNote(db, buyer,
+                 {.net_micro = note.net_minor() * micro_per_minor,
+                  .tax_micro = note.tax_minor() * micro_per_minor,
+                  .invoice_no = row.invoice_no,
+                  .month_end_us = row.content.period_to_us(),
+                  .carried_micro = already.carried_micro,
+                  .promotion_micro = already.promotion_micro},
+                 {.source = db.LastRowId(), .reference = number.name, .now_us = now_us});
+  SettleNote(db, buyer, row, note.total_minor(), now_us);
+  return note;
+}
+
 }  // namespace
 
 absl::StatusOr<v1::Invoice> CreateCreditNote(Database& db, const v1::CreateCreditNoteRequest& request, int64_t now_us) {
@@ -179,31 +220,43 @@ absl::StatusOr<v1::Invoice> CreateCreditNote(Database& db, const v1::CreateCredi
   } else {
     AddAmount(invoice, request.net_minor(), &note);
   }
-  GANTRY_RETURN_IF_ERROR(AddTotals(invoice, taken, &note));
+  return Issue(db, row, taken, std::move(note), {}, now_us);
+}
 
-  GANTRY_ASSIGN_OR_RETURN(const PartyRow buyer, PartyByNo(db, row.party_no));
-  GANTRY_ASSIGN_OR_RETURN(const PartyRow seller, PartyByNo(db, buyer.parent_no));
-  const int64_t issued_day = DayAt(now_us, seller.time_zone);
-  const int64_t year = (absl::CivilDay(1970, 1, 1) + issued_day).year();
-  GANTRY_ASSIGN_OR_RETURN(const DocumentNumber number, NextNumber(db, seller, SeriesKind::kCreditNotes, year));
-  note.set_number(number.name);
-  note.set_issued_us(now_us);
-  note.set_issued_on(FormatDay(issued_day));
-  const std::string content = note.SerializeAsString();
-  db.Execute(
-      "INSERT INTO credit_note (invoice_no, series, number, name, net_minor, tax_minor, content, hash, issued_us) "
-      "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-      row.invoice_no, number.series, number.number, number.name, note.net_minor(), note.tax_minor(), Blob{content},
-      Blob{Sha256(content)}, now_us);
-  const int64_t micro_per_minor = MicroPerMinor(note.minor_digits());
-  PostCreditNote(db, buyer,
-                 {.net_micro = note.net_minor() * micro_per_minor,
-                  .tax_micro = note.tax_minor() * micro_per_minor,
-                  .invoice_no = row.invoice_no,
-                  .month_end_us = invoice.period_to_us()},
-                 {.source = db.LastRowId(), .reference = number.name, .now_us = now_us});
-  SettleNote(db, buyer, row, note.total_minor(), now_us);
-  return note;
+absl::StatusOr<std::vector<std::string>> CreditLeftOver(Database& db, const PartyRow& party, int64_t now_us) {
+  std::vector<std::string> notes;
+  const LeftOver left = LeftOverOf(db, party);
+  int64_t promotion = std::max<int64_t>(left.not_deducted_micro, 0);
+  int64_t carried = left.carried_micro + left.not_deducted_micro - promotion;
+  if (carried + promotion <= 0) return notes;
+  GANTRY_RETURN_IF_ERROR(CheckClock(db, now_us));
+  std::vector<std::string> invoices;
+  {
+    Rows rows = db.Query(
+        "SELECT i.name FROM invoice i JOIN receivable r USING (invoice_no) WHERE i.party_no = ? AND i.booked = 1 AND "
+        "r.voided = 0 ORDER BY i.invoice_no DESC",
+        party.party_no);
+    while (rows.Next()) invoices.push_back(rows.Text(0));
+  }
+  const int64_t unit = MicroPerMinor(static_cast<uint32_t>(MinorDigits(party.currency)));
+  for (const std::string& name : invoices) {
+    const int64_t there = carried + promotion;
+    if (there <= 0) break;
+    GANTRY_ASSIGN_OR_RETURN(const FinalInvoice row, FindFinal(db, name));
+    GANTRY_ASSIGN_OR_RETURN(const TakenBack taken, TakenBackOf(db, row.invoice_no));
+    const int64_t net = std::min(row.content.net_minor() - taken.net_minor, (there - 1) / unit + 1);
+    if (net <= 0) continue;
+    Already already;
+    already.carried_micro = std::min(carried, net * unit);
+    already.promotion_micro = std::min(promotion, net * unit - already.carried_micro);
+    carried -= already.carried_micro;
+    promotion -= already.promotion_micro;
+    v1::Invoice note = NoteFor(row.content, kLeftOverReason);
+    AddAmount(row.content, net, &note);
+    GANTRY_ASSIGN_OR_RETURN(note, Issue(db, row, taken, std::move(note), already, now_us));
+    notes.push_back(note.number());
+  }
+  return notes;
 }
 
 }  // namespace gantry::billing

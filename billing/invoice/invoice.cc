@@ -20,6 +20,7 @@
 #include "billing/parties/parking.h"
 #include "billing/parties/party_tree.h"
 #include "billing/store/chain.h"
+#include "billing/usage/rollup.h"
 #include "engine/base/status_macros.h"
 
 namespace gantry::billing {
@@ -61,11 +62,13 @@ absl::StatusOr<bool> FinalOfPeriod(Database& db, const PartyRow& party, int64_t 
   return true;
 }
 
-// A closed party uses nothing any more: its last month is over as soon as nothing is held.
+// A closed party uses nothing any more: its last month is over as soon as nothing is held. When that month's invoice is
+// final, what is corrected afterwards stands in one that may not have begun.
 absl::Status CheckOver(Database& db, const PartyRow& party, const Period& period, int64_t now_us) {
   if (now_us >= period.to_us) return absl::OkStatus();
   const std::string label = FormatPeriod(period.period);
-  if (party.status != v1::PARTY_STATUS_CLOSED || now_us < period.from_us) {
+  if (party.status != v1::PARTY_STATUS_CLOSED ||
+      (now_us < period.from_us && RollupOf(db, party.party_no, period.period).empty())) {
     return absl::FailedPreconditionError(absl::StrCat("period ", label, " is not over"));
   }
   const int64_t held = ReadFunds(db, party).held_micro;

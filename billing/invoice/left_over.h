@@ -1,4 +1,4 @@
-// What the invoices of a party leave to its next one.
+// What the invoices of a party leave to its next one, or at its end to credit notes.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct LeftOver {
   // back since.
   int64_t not_deducted_micro = 0;
 };
-// Of all that are not void. Reads the tables: no journal is open.
+// Of all that are not void, less what credit notes have taken of it. Reads the tables: no journal is open.
 LeftOver LeftOverOf(Database& db, const PartyRow& party);
 
 }  // namespace gantry::billing

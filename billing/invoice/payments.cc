@@ -145,37 +145,52 @@ absl::Status CheckRefund(const v1::RefundPaymentRequest& request, const PartyRow
   return absl::OkStatus();
 }
 
-// What of which payment goes back, the newest first.
-struct RefundPart {
-  int64_t transfer_seq = 0, micro = 0;
+// How much could go back, and what bounds it. `payment` 0: of all.
+struct Refundable {
+  int64_t left = 0, bought = 0, held = 0;
+  int64_t possible = 0;
 };
-absl::StatusOr<std::vector<RefundPart>> PlanRefund(Database& db, const PartyRow& party, int64_t payment,
-                                                   int64_t amount_micro) {
-  std::vector<RefundPart> parts;
-  int64_t left = 0, planned = 0;
-  const std::vector<PaymentLeft> payments = PaymentsLeft(db, party);
-  for (auto p = payments.rbegin(); p != payments.rend(); ++p) {
-    if (payment != 0 && p->transfer_seq != payment) continue;
-    left += p->left_micro;
-    const int64_t part = std::min(amount_micro - planned, p->left_micro);
-    if (part > 0) parts.push_back({p->transfer_seq, part});
-    planned += part;
+Refundable RefundableOf(Database& db, const PartyRow& party, int64_t payment) {
+  Refundable of;
+  for (const PaymentLeft& p : PaymentsLeft(db, party)) {
+    if (payment == 0 || p.transfer_seq == payment) of.left += p.left_micro;
   }
   const Funds funds = ReadFunds(db, party);
-  int64_t bought = 0;
+  of.held = funds.held_micro;
   {
     Rows rows = db.Query(
         "SELECT coalesce(sum(left_micro), 0) FROM credit_lot WHERE account_no = ? AND kind = 2 AND left_micro > 0",
         funds.account_no);
-    if (rows.Next()) bought = rows.Int(0);
+    if (rows.Next()) of.bought = rows.Int(0);
   }
-  const int64_t possible = std::max<int64_t>(
-      0, std::min({left, UnallocatedMicro(db, party), bought, funds.posted_micro - funds.held_micro}));
-  if (amount_micro <= possible) return parts;
-  return absl::FailedPreconditionError(absl::StrCat("amount_micro: at most ", possible, " can be refunded, asked was ",
-                                                    amount_micro, ": payments have ", left, " left, of the balance ",
-                                                    bought, " was paid and not used, and ", funds.held_micro,
-                                                    " is held by running requests"));
+  of.possible = std::max<int64_t>(
+      0, std::min({of.left, UnallocatedMicro(db, party), of.bought, funds.posted_micro - funds.held_micro}));
+  return of;
+}
+
+// Takes it of the newest payments first. REQUIRES: it is possible.
+void PostRefund(Database& db, const PartyRow& party, int64_t payment, int64_t micro, const std::string& reference,
+                int64_t now_us) {
+  const std::vector<PaymentLeft> payments = PaymentsLeft(db, party);
+  {
+    Journal journal(db);
+    const Account& customer = journal.Open(party.party_no, "customer", party.currency);
+    const Account& cash = journal.Open(party.parent_no, "cash", party.currency);
+    journal.Post({.debit_account = customer.account_no,
+                  .credit_account = cash.account_no,
+                  .amount_micro = micro,
+                  .kind = TransferKind::kRefund,
+                  .reference = reference,
+                  .booked_us = now_us});
+    UseLotsOfKind(journal, customer, LotKind::kBought, micro);
+  }
+  for (auto p = payments.rbegin(); p != payments.rend() && micro > 0; ++p) {
+    if (payment != 0 && p->transfer_seq != payment) continue;
+    const int64_t part = std::min(micro, p->left_micro);
+    KnowPayment(db, party, p->transfer_seq);
+    db.Execute("UPDATE payment SET refunded_micro = refunded_micro + ? WHERE transfer_seq = ?", part, p->transfer_seq);
+    micro -= part;
+  }
 }
 
 v1::AllocatePaymentResponse Standing(Database& db, const PartyRow& party, int64_t amount_minor) {
@@ -295,30 +310,43 @@ absl::StatusOr<v1::RefundPaymentResponse> RefundPayment(Database& db, const v1::
   GANTRY_RETURN_IF_ERROR(CheckRefund(request, party));
   const auto payment = static_cast<int64_t>(request.payment());
   if (payment != 0) GANTRY_RETURN_IF_ERROR(FindPayment(db, party, payment).status());
-  GANTRY_ASSIGN_OR_RETURN(const std::vector<RefundPart> parts, PlanRefund(db, party, payment, request.amount_micro()));
-  {
-    Journal journal(db);
-    const Account& customer = journal.Open(party.party_no, "customer", party.currency);
-    const Account& cash = journal.Open(party.parent_no, "cash", party.currency);
-    journal.Post({.debit_account = customer.account_no,
-                  .credit_account = cash.account_no,
-                  .amount_micro = request.amount_micro(),
-                  .kind = TransferKind::kRefund,
-                  .reference = request.reference(),
-                  .booked_us = now_us});
-    UseLotsOfKind(journal, customer, LotKind::kBought, request.amount_micro());
+  const Refundable of = RefundableOf(db, party, payment);
+  if (request.amount_micro() > of.possible) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("amount_micro: at most ", of.possible, " can be refunded, asked was ", request.amount_micro(),
+                     ": payments have ", of.left, " left, of the balance ", of.bought, " was paid and not used, and ",
+                     of.held, " is held by running requests"));
   }
-  for (const RefundPart& part : parts) {
-    KnowPayment(db, party, part.transfer_seq);
-    db.Execute("UPDATE payment SET refunded_micro = refunded_micro + ? WHERE transfer_seq = ?", part.micro,
-               part.transfer_seq);
-  }
+  PostRefund(db, party, payment, request.amount_micro(), request.reference(), now_us);
   v1::RefundPaymentResponse response;
   response.set_currency(party.currency);
   response.set_amount_micro(request.amount_micro());
   response.set_unallocated_micro(UnallocatedMicro(db, party));
   response.set_available_micro(ReadFunds(db, party).available_micro);
   return response;
+}
+
+int64_t RefundableMicro(Database& db, const PartyRow& party) {
+  return RefundableOf(db, party, 0).possible;
+}
+
+absl::Status PayWithParts(Database& db, const PartyRow& party, int64_t now_us) {
+  int64_t open_micro = 0;
+  for (const OpenInvoice& invoice : OpenInvoicesOf(db, party)) open_micro += invoice.open_minor * UnitOf(party);
+  if (open_micro == 0 || open_micro > UnallocatedMicro(db, party)) return absl::OkStatus();
+  v1::RecordPaymentRequest together;
+  together.set_party_name(party.name);
+  together.set_amount_micro(open_micro);
+  together.set_method("parts of payments");
+  GANTRY_RETURN_IF_ERROR(RecordPayment(db, together, now_us).status());
+  PostRefund(db, party, 0, open_micro, "parts of payments, put together", now_us);
+  return absl::OkStatus();
+}
+
+int64_t RefundAll(Database& db, const PartyRow& party, const std::string& reference, int64_t now_us) {
+  const int64_t micro = RefundableMicro(db, party);
+  if (micro > 0) PostRefund(db, party, 0, micro, reference, now_us);
+  return micro;
 }
 
 }  // namespace gantry::billing

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
+#include "billing/parties/party_tree.h"
 #include "billing/store/database.h"
 #include "gantry/v1/invoicing.pb.h"
 
@@ -31,5 +33,13 @@ absl::StatusOr<v1::AllocatePaymentResponse> ReleaseAllocations(Database& db,
 // than running requests leave free; says how much there is.
 absl::StatusOr<v1::RefundPaymentResponse> RefundPayment(Database& db, const v1::RefundPaymentRequest& request,
                                                         int64_t now_us);
+
+// What can be refunded now: what payments have left, was not used and is not held.
+int64_t RefundableMicro(Database& db, const PartyRow& party);
+// At the end of a party that owes nothing: pays what is still open with payments of which each has less than a smallest
+// unit left, so that none can pay it alone. They come in once more as one, and are refunded.
+absl::Status PayWithParts(Database& db, const PartyRow& party, int64_t now_us);
+// Refunds all that can be, of whichever payments. How much.
+int64_t RefundAll(Database& db, const PartyRow& party, const std::string& reference, int64_t now_us);
 
 }  // namespace gantry::billing

@@ -123,6 +123,11 @@ void PostVoid(Database& db, const PartyRow& buyer, const InvoiceAmounts& amounts
 
 void PostCreditNote(Database& db, const PartyRow& buyer, const NoteAmounts& amounts, const PostingRef& ref) {
   Poster poster(db, buyer, ref);
+  if (const int64_t there = amounts.carried_micro + amounts.promotion_micro; there > 0) {
+    if (amounts.net_micro > there) poster.Give("revenue", amounts.net_micro - there, TransferKind::kCreditNote);
+    if (amounts.tax_micro > 0) poster.Give("tax", amounts.tax_micro, TransferKind::kCreditNote);
+    return;
+  }
   if (amounts.tax_micro > 0) {
     poster.Return("tax", amounts.tax_micro, TransferKind::kCreditNote, amounts.invoice_no, TransferKind::kTax);
   }

@@ -28,9 +28,12 @@ struct NoteAmounts {
   int64_t net_micro = 0, tax_micro = 0;
   int64_t invoice_no = 0;
   int64_t month_end_us = 0;  // of the invoice
+  // Of the net: what the account has already (CreditLeftOver). It is not posted again.
+  int64_t carried_micro = 0, promotion_micro = 0;
 };
 // Money back on the customer's account, from revenue and tax. Promotional credit that paid tax, or debts after the
-// month had ended, was not deducted on the invoice and comes back as such; the rest was bought.
+// month had ended, was not deducted on the invoice and comes back as such; the rest was bought. A note for what the
+// account has already deducts that credit: all that is posted of it was bought.
 void PostCreditNote(Database& db, const PartyRow& buyer, const NoteAmounts& amounts, const PostingRef& ref);
 
 }  // namespace gantry::billing

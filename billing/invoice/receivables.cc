@@ -33,10 +33,11 @@ void AddAllocation(Database& db, int64_t transfer_seq, int64_t invoice_no, int64
 }
 
 // Until nothing is left. How much.
-int64_t PayInOrder(Database& db, const PartyRow& party, const std::vector<OpenInvoice>& invoices, int64_t now_us) {
+int64_t PayInOrder(Database& db, const PartyRow& party, const std::vector<OpenInvoice>& invoices, int64_t now_us,
+                   bool held_back = false) {
   int64_t allocated = 0;
   for (const OpenInvoice& open : invoices) {
-    const std::vector<Share> shares = PlanShares(db, party, {.wanted_minor = open.open_minor});
+    const std::vector<Share> shares = PlanShares(db, party, {.wanted_minor = open.open_minor, .held_back = held_back});
     if (shares.empty()) break;
     Allocate(db, party, open.invoice_no, shares, now_us);
     for (const Share& share : shares) allocated += share.amount_minor;
@@ -110,7 +111,7 @@ std::vector<Share> PlanShares(Database& db, const PartyRow& party, const ShareLi
   std::vector<Share> shares;
   for (const PaymentLeft& payment : PaymentsLeft(db, party)) {
     if (wanted == 0) break;
-    if (limits.payment == 0 ? payment.held_back : payment.transfer_seq != limits.payment) continue;
+    if (limits.payment == 0 ? payment.held_back && !limits.held_back : payment.transfer_seq != limits.payment) continue;
     const int64_t part = std::min(wanted, payment.left_micro / micro_per_minor);
     if (part == 0) continue;
     shares.push_back({payment.transfer_seq, part});
@@ -128,8 +129,8 @@ void Allocate(Database& db, const PartyRow& party, int64_t invoice_no, const std
   }
 }
 
-int64_t AllocateOldestFirst(Database& db, const PartyRow& party, int64_t now_us) {
-  return PayInOrder(db, party, OpenInvoicesOf(db, party), now_us);
+int64_t AllocateOldestFirst(Database& db, const PartyRow& party, int64_t now_us, bool held_back) {
+  return PayInOrder(db, party, OpenInvoicesOf(db, party), now_us, held_back);
 }
 
 std::vector<int64_t> BuyersWhoCanPay(Database& db, int limit) {

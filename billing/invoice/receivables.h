@@ -38,14 +38,16 @@ struct Share {
 struct ShareLimits {
   int64_t wanted_minor = 0;
   int64_t payment = 0;         // of this one alone; 0: of all that are not held back, oldest first
+  bool held_back = false;      // those that are held back too
   int64_t new_open_minor = 0;  // of an invoice that becomes final with it and is not among the open ones yet
 };
 // Which parts of payments can pay as much of `wanted_minor` as possible.
 std::vector<Share> PlanShares(Database& db, const PartyRow& party, const ShareLimits& limits);
 void Allocate(Database& db, const PartyRow& party, int64_t invoice_no, const std::vector<Share>& shares,
               int64_t now_us);
-// Pays open invoices, oldest first, with what payments have left. How much.
-int64_t AllocateOldestFirst(Database& db, const PartyRow& party, int64_t now_us);
+// Pays open invoices, oldest first, with what payments have left, those that are held back too if `held_back`. How
+// much.
+int64_t AllocateOldestFirst(Database& db, const PartyRow& party, int64_t now_us, bool held_back = false);
 // Who has an open invoice that AllocateOldestFirst could pay now, although no payment came: requests that ran held the
 // money when it became final, and gave it back since. At most `limit`; parked parties wait. Invoices that somebody has
 // released a payment from are left to him, or to the next payment: he may be about to make them void. Cheap: only open

@@ -55,8 +55,8 @@ void AddDocuments(Database& db, const PartyRow& party, std::vector<v1::Statement
   }
 }
 
-// What came in, and what of it expired or was paid back.
-void AddPayments(Database& db, int64_t account_no, std::vector<v1::StatementEntry>* entries) {
+// What came in, what of it expired or was paid back, and what was left at the end.
+void AddPayments(Database& db, int64_t party_no, int64_t account_no, std::vector<v1::StatementEntry>* entries) {
   {
     Rows rows = db.Query(
         "SELECT t.booked_us, t.seq, t.amount_micro, coalesce(p.method, 'top-up'), t.reference, p.received_day "
@@ -78,13 +78,26 @@ void AddPayments(Database& db, int64_t account_no, std::vector<v1::StatementEntr
         account_no);
     while (rows.Next()) entries->push_back(Entry(rows.Int(0), "refund", "", rows.Text(2), rows.Int(1)));
   }
+  int64_t closed_us = 0, unpaid_micro = 0;
+  {
+    Rows rows = db.Query("SELECT done_us, unpaid_micro FROM closing WHERE party_no = ? AND done_us > 0", party_no);
+    if (rows.Next()) {
+      closed_us = rows.Int(0);
+      unpaid_micro = rows.Int(1);
+    }
+  }
+  if (unpaid_micro > 0) {
+    entries->push_back(Entry(closed_us, "unpaid", "", "credit that came back beyond what was paid", -unpaid_micro));
+  }
   Rows rows = db.Query(
       "SELECT t.booked_us, t.source, t.amount_micro FROM transfer t JOIN credit_lot l ON l.lot_no = t.source "
       "WHERE t.debit_account = ? AND t.kind > 3 AND t.kind = 7 AND l.kind = 2",
       account_no);
   while (rows.Next()) {
-    entries->push_back(Entry(rows.Int(0), "expiry", absl::StrCat("credit lot ", rows.Int(1)),
-                             "credit that expired unused", rows.Int(2)));
+    const bool kept = rows.Int(0) == closed_us;
+    entries->push_back(Entry(rows.Int(0), kept ? "kept" : "expiry", absl::StrCat("credit lot ", rows.Int(1)),
+                             kept ? "credit that was left when the account ended" : "credit that expired unused",
+                             rows.Int(2)));
   }
 }
 
@@ -129,7 +142,7 @@ absl::StatusOr<v1::Statement> GetStatement(Database& db, const v1::GetStatementR
 
   std::vector<v1::StatementEntry> entries;
   AddDocuments(db, party, &entries);
-  AddPayments(db, ReadFunds(db, party).account_no, &entries);
+  AddPayments(db, party.party_no, ReadFunds(db, party).account_no, &entries);
   std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.at_us() < b.at_us(); });
   __int128 balance = 0;
   for (v1::StatementEntry& entry : entries) {

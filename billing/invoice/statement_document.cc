@@ -23,6 +23,8 @@ const char* KindText(const std::string& kind) {
   if (kind == "payment") return "Payment";
   if (kind == "refund") return "Refund";
   if (kind == "expiry") return "Expired";
+  if (kind == "kept") return "Kept";
+  if (kind == "unpaid") return "Not paid for";
   return "Other";
 }
 

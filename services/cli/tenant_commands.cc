@@ -161,8 +161,10 @@ int ShowClosing(const v1::Closing& closing, const TenantOptions& options, const 
         {"done", FormatTimeJson(closing.done_us())},
         {"waits_for", closing.waits_for()},
         {"invoices", std::vector<std::string>(closing.invoices().begin(), closing.invoices().end())},
+        {"credit_notes", std::vector<std::string>(closing.credit_notes().begin(), closing.credit_notes().end())},
         {"refunded_micro", closing.refunded_micro()},
         {"kept_micro", closing.kept_micro()},
+        {"unpaid_micro", closing.unpaid_micro()},
         {"currency", closing.currency()}};
     *invocation.out << json.dump(2) << "\n";
   } else if (closing.done_us() == 0) {
@@ -171,7 +173,11 @@ int ShowClosing(const v1::Closing& closing, const TenantOptions& options, const 
     *invocation.out << closing.party_name() << " is closed since " << FormatTime(closing.done_us())
                     << " UTC; paid back " << FormatMicro(closing.refunded_micro()) << ", kept "
                     << FormatMicro(closing.kept_micro()) << " " << closing.currency();
+    if (closing.unpaid_micro() > 0) {
+      *invocation.out << " (of it " << FormatMicro(closing.unpaid_micro()) << " came back beyond what was paid)";
+    }
     for (const std::string& invoice : closing.invoices()) *invocation.out << ", invoice " << invoice;
+    for (const std::string& note : closing.credit_notes()) *invocation.out << ", credit note " << note;
     *invocation.out << "\n";
   }
   return 0;

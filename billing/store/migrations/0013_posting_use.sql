@@ -19,3 +19,11 @@ INSERT INTO lot_use
   WHERE l.used > 0
   ON CONFLICT (event_seq, account_no, lot_no) DO UPDATE SET micro = micro + excluded.micro,
     seal = gantry_row_hash(event_seq, account_no, lot_no, micro + excluded.micro);
+
+-- What of its net a credit note does not post, because the account has it already: what invoices below zero left to a
+-- next one that never came, and promotional credit that none has deducted. Only of a party that ends.
+ALTER TABLE credit_note ADD COLUMN carried_micro INTEGER NOT NULL DEFAULT 0 CHECK (carried_micro >= 0);
+ALTER TABLE credit_note ADD COLUMN promotion_micro INTEGER NOT NULL DEFAULT 0 CHECK (promotion_micro >= 0);
+
+-- Of what was kept: credit that counts as bought and that no payment is left for.
+ALTER TABLE closing ADD COLUMN unpaid_micro INTEGER NOT NULL DEFAULT 0;
