@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <tuple>
 
 #include "billing/ledger/lots.h"
@@ -75,9 +76,8 @@ struct DebtPaid {
 std::vector<DebtPaid> DebtsPaidSince(Database& db, int64_t account_no, const Debts& debts) {
   std::vector<DebtPaid> paid;
   Rows rows = db.Query(
-      "SELECT u.event_seq, u.lot_no, u.micro FROM lot_use u JOIN credit_lot l USING (lot_no) WHERE u.event_seq <= ? "
-      "AND "
-      "u.account_no = ? AND l.granted_us >= ? ORDER BY u.event_seq, u.lot_no",
+      "SELECT u.event_seq, u.lot_no, u.micro FROM lot_use u JOIN credit_lot l USING (lot_no) "
+      "WHERE u.event_seq <= ? AND u.account_no = ? AND l.granted_us >= ? ORDER BY u.event_seq, u.lot_no",
       -debts.since_event, account_no, debts.given_from_us);
   while (rows.Next()) paid.push_back({rows.Int(0), {rows.Int(1), rows.Int(2)}});
   return paid;
@@ -115,17 +115,30 @@ class Return {
     journal.ForgetLot(account);
   }
 
-  int64_t left_micro() const { return left_; }
   // What of a share comes back: at most what is left.
   int64_t Take(const Use& use) {
-    const int64_t part = std::min(left_, use.share.micro);
+    int64_t part = std::min(left_, use.share.micro);
+    if (use.promotional) part = std::min(part, LostBy(use.share.lot_no));
     left_ -= part;
+    taken_[use.share.lot_no] += part;
     if (use.promotional) {
       Restore(use.share.lot_no, part);
     } else {
       (use.share.lot_no == 0 ? unknown_ : bought_) += part;
     }
     return part;
+  }
+  // What promotional lots have paid for a month, in the order given: at most `micro`.
+  void TakeGiven(const std::vector<LotShare>& given, int64_t micro) {
+    for (const LotShare& share : given) {
+      micro -= Take({{share.lot_no, std::min(micro, share.micro)}, true});
+    }
+  }
+  // What came back of known shares, by a usage event.
+  void RecordFor(int64_t event_seq) {
+    for (const auto& [lot_no, micro] : taken_) {
+      if (micro > 0) RecordLotUse(db_, event_seq, account_.account_no, {lot_no, -micro});
+    }
   }
   // Shares out what nobody knows to have been paid by anything: what is no gift's was bought, or is owed still. Then
   // pays what is owed.
@@ -134,8 +147,9 @@ class Return {
     left_ = 0;
     int64_t most = debts.most_micro;
     for (const DebtPaid& paid : DebtsPaidSince(db_, account_.account_no, debts)) {
-      const int64_t part = std::min({unknown_, paid.share.micro, most});
-      if (part <= 0) break;
+      if (std::min(unknown_, most) <= 0) break;
+      const int64_t part = std::min({unknown_, paid.share.micro, most, LostBy(paid.share.lot_no)});
+      if (part == 0) continue;
       TakeFromDebtPaid(db_, account_.account_no, paid, part);
       Restore(paid.share.lot_no, part);
       unknown_ -= part;
@@ -151,6 +165,15 @@ class Return {
   }
 
  private:
+  // A lot never gets more than it has lost: a volume tier may have given back to it what a request still says it gave.
+  int64_t LostBy(int64_t lot_no) {
+    Rows rows = db_.Query(
+        "SELECT l.amount_micro - l.left_micro - (SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t WHERE "
+        "t.source = "
+        "l.lot_no AND t.kind > 3 AND t.kind = 7) FROM credit_lot l WHERE l.lot_no = ?",
+        lot_no);
+    return rows.Next() ? rows.Int(0) : 0;
+  }
   void Restore(int64_t lot_no, int64_t micro) {
     db_.Execute("UPDATE credit_lot SET left_micro = left_micro + ? WHERE lot_no = ?", micro, lot_no);
   }
@@ -160,6 +183,7 @@ class Return {
   const Account& account_;
   const int64_t micro_;
   int64_t left_, unknown_ = 0, bought_ = 0;
+  std::map<int64_t, int64_t> taken_;  // by lot
 };
 
 // The last usage that had been booked before a transfer, 0: none. Every event that took money is the source of one.
@@ -196,12 +220,18 @@ void RecordDebtPaid(Database& db, int64_t account_no, int64_t lot_no, int64_t mi
 
 void ReturnToLots(Journal& journal, const Account& account, const ReturnedUsage& returned) {
   Return back(journal, account, returned.micro);
-  for (const Use& use : UsesOf(journal.db(), returned.event_seqs, account.account_no)) {
-    if (back.left_micro() == 0) break;
-    const int64_t part = back.Take(use);
-    RecordLotUse(journal.db(), returned.event_seq, account.account_no, {use.share.lot_no, -part});
-  }
+  for (const Use& use : UsesOf(journal.db(), returned.event_seqs, account.account_no)) back.Take(use);
+  back.TakeGiven(returned.given, returned.beyond_micro);
+  back.RecordFor(returned.event_seq);
   back.End({.since_event = returned.event_seqs.front()}, returned.transfer_seq, returned.balance_before_micro,
+           returned.now_us);
+}
+
+void ReturnToLots(Journal& journal, const Account& account, const ReturnedTier& returned) {
+  Return back(journal, account, returned.micro);
+  back.TakeGiven(returned.given, returned.micro);
+  back.RecordFor(returned.event_seq);
+  back.End({.since_event = returned.month_event_seq}, returned.transfer_seq, returned.balance_before_micro,
            returned.now_us);
 }
 
@@ -209,8 +239,8 @@ void ReturnToLots(Journal& journal, const Account& account, const ReturnedPostin
   Database& db = journal.db();
   Return back(journal, account, returned.micro);
   for (const Use& use : UsesOfPosting(db, returned.posting_seq)) {
-    if (back.left_micro() == 0) break;
-    TakeFromPosting(db, returned.posting_seq, use.share, back.Take(use));
+    const int64_t part = back.Take(use);
+    if (part > 0) TakeFromPosting(db, returned.posting_seq, use.share, part);
   }
   back.End({.since_event = LastUsageBefore(db, returned.posting_seq), .most_micro = returned.not_deducted_micro},
            returned.transfer_seq, returned.balance_before_micro, returned.now_us);

@@ -17,7 +17,8 @@
 //   4. When the account is in debt, what came back pays the debt at once: first what nobody knows to have been paid by
 //      anything, then in the order of lots.
 //
-// What a volume tier takes back of a month's earlier requests is no correction of one of them: it is bought credit.
+// What a volume tier takes back of a month's earlier requests is no correction of one of them: promotional lots get it
+// first, as far as they have paid for the month, the last used first.
 //
 // What an invoice posts (minimum, rounding, tax) leaves rows for every lot and for the limit, whatever their kind: it
 // is once a month. It comes back by the same rule: last what was bought, first what was on the limit (and may have been
@@ -48,13 +49,28 @@ void RecordDebtPaid(Database& db, int64_t account_no, int64_t lot_no, int64_t mi
 // Usage that is taken back of an account, whose balance has got it already.
 struct ReturnedUsage {
   std::vector<int64_t> event_seqs;  // of the request, from the one that was paid for on; ascending, not empty
-  int64_t event_seq = 0;            // of the correction
-  int64_t micro = 0;                // > 0
-  int64_t transfer_seq = 0;         // that brought it
+  // Beyond what the request has been charged for: volume tiers count the month again. As by a tier.
+  int64_t beyond_micro = 0;
+  std::vector<LotShare> given;
+  int64_t event_seq = 0;     // of the correction
+  int64_t micro = 0;         // > 0
+  int64_t transfer_seq = 0;  // that brought it
   int64_t balance_before_micro = 0;
   int64_t now_us = 0;
 };
 void ReturnToLots(Journal& journal, const Account& account, const ReturnedUsage& returned);
+
+// What a volume tier takes back of a month's usage.
+struct ReturnedTier {
+  std::vector<LotShare> given;  // what promotional lots have paid for the month, the last used first
+  int64_t month_event_seq = 0;  // its first usage: debts paid since may have been of it
+  int64_t event_seq = 0;        // whose tier it is
+  int64_t micro = 0;            // > 0
+  int64_t transfer_seq = 0;
+  int64_t balance_before_micro = 0;
+  int64_t now_us = 0;
+};
+void ReturnToLots(Journal& journal, const Account& account, const ReturnedTier& returned);
 
 // A posting of an invoice that is taken back from it, in whole or in part; the account's balance has got it already.
 struct ReturnedPosting {

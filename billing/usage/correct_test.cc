@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "billing/catalog/plans.h"
 #include "billing/ledger/credit.h"
 #include "billing/ledger/lots.h"
 #include "billing/parties/party_tree.h"
@@ -108,10 +109,12 @@ class Lots {
                         books_.now_us());
     });
   }
-  v1::UsageRecord Use(int64_t micro) {
-    const Id16 slice = books_.SliceOf(tenant_, micro);
-    v1::UsageRecord record = books_.Record(slice, 0, Tokens(micro));
+  v1::UsageRecord Use(int64_t micro) { return UseTokens(Tokens(micro), micro); }
+  v1::UsageRecord UseTokens(uint64_t tokens, int64_t held_micro) {
+    const Id16 slice = books_.SliceOf(tenant_, held_micro);
+    v1::UsageRecord record = books_.Record(slice, 0, tokens);
     record.set_party_id(tenant_.ToBytes());
+    record.set_plan_version_id(books_.PlanOf(tenant_).ToBytes());
     books_.Append(record);  // no worker is there to contradict a correction
     books_.Do([&](Database& db) {
       v1::ReturnSliceRequest request;
@@ -149,6 +152,7 @@ class Lots {
         std::max<int64_t>(0, books_.Int("SELECT sum(credit_micro) FROM account WHERE type = 'breakage'")), " balance ",
         books_.FundsOfParty(tenant_).posted_micro);
   }
+  int64_t Available() { return books_.FundsOfParty(tenant_).available_micro; }
   void ExpectSound() { EXPECT_TRUE(books_.Audited().ok()) << books_.Audited().DebugString(); }
   Books& books() { return books_; }
 
@@ -421,6 +425,105 @@ TEST(Corrections, NeverTurnGivenCreditIntoBoughtOrTheOtherWay) {
       }
       ASSERT_EQ(lots.Left(kGiven), left(kGiven)) << "step " << step;
       ASSERT_EQ(lots.Left(kBought), left(kBought)) << "step " << step;
+    }
+    lots.ExpectSound();
+  }
+}
+
+// ---- what a volume tier takes back ----
+
+// 1 micro-unit a token, half of it for all of a month with more than 1,000 of them.
+void SellByVolume(Lots& lots) {
+  lots.books().Do([&](Database& db) {
+    v1::PublishPlanVersionRequest plan;
+    plan.set_plan("standard");
+    plan.set_currency("EUR");
+    for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
+      v1::PriceLine* line = plan.add_lines();
+      line->set_model_glob("*");
+      line->set_token_class(static_cast<v1::TokenClass>(c));
+      if (c != v1::TOKEN_CLASS_OUTPUT) continue;
+      line->set_mode(v1::TIER_MODE_VOLUME);
+      for (const uint64_t from : {0, 1'000}) {
+        v1::PriceTier* tier = line->add_tiers();
+        tier->set_from(from);
+        tier->set_price_micro_per_m(from == 0 ? 1'000'000 : 500'000);
+      }
+    }
+    return PublishPlanVersion(db, plan, lots.books().now_us()).status();
+  });
+  lots.books().Advance(1);
+}
+
+TEST(VolumeTiers, GiveBackCreditThatWasGivenFirstAsFarAsItPaidForTheMonth) {
+  Lots lots;
+  SellByVolume(lots);
+  lots.Give(kGiven, 600);
+  lots.Give(kBought, 1'000);
+  const v1::UsageRecord first = lots.UseTokens(900, 900);
+  EXPECT_EQ(lots.State(), "given 0 bought 700 gone 0 balance 700");
+  const v1::UsageRecord second = lots.UseTokens(200, 200);  // 1,100 tokens are 550
+  EXPECT_EQ(lots.State(), "given 350 bought 700 gone 0 balance 1050");
+  // The first request says still that 600 were given; 250 are left of it.
+  EXPECT_TRUE(Correct(lots.books(), first, 0, 0).ok());  // 200 tokens are 200
+  EXPECT_EQ(lots.State(), "given 400 bought 1000 gone 0 balance 1400");
+  EXPECT_TRUE(Correct(lots.books(), second, 0, 0).ok());
+  EXPECT_EQ(lots.State(), "given 600 bought 1000 gone 0 balance 1600");
+  lots.ExpectSound();
+}
+
+TEST(VolumeTiers, GiveBackWhatWasBoughtWhenGivenCreditPaidForAnotherMonth) {
+  Lots lots;
+  SellByVolume(lots);
+  lots.Give(kGiven, 900);
+  lots.UseTokens(900, 900);
+  lots.Give(kBought, 2'000);
+  lots.books().Advance(25 * kDayUs);  // December
+  lots.UseTokens(900, 900);
+  lots.UseTokens(200, 200);
+  EXPECT_EQ(lots.State(), "given 0 bought 1450 gone 0 balance 1450");
+  lots.ExpectSound();
+}
+
+TEST(VolumeTiers, OnACreditLimitGiveBackWhatPaidTheDebt) {
+  Lots lots(/*limit_micro=*/5'000);
+  SellByVolume(lots);
+  lots.UseTokens(900, 900);
+  lots.Give(kGiven, 700);
+  EXPECT_EQ(lots.State(), "given 0 bought 0 gone 0 balance -200");
+  lots.UseTokens(200, 200);  // 550 for both
+  EXPECT_EQ(lots.State(), "given 150 bought 0 gone 0 balance 150");
+  lots.ExpectSound();
+}
+
+// Whatever is used and corrected at whatever tier, bought credit never comes to more than was bought.
+TEST(VolumeTiers, NeverTurnGivenCreditIntoBought) {
+  for (const uint64_t seed : {1, 2, 3, 4, 5, 6, 7, 8}) {
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    std::mt19937_64 random(seed);
+    Lots lots(/*limit_micro=*/seed % 2 == 0 ? 0 : 2'000);
+    SellByVolume(lots);
+    int64_t bought = 0;
+    std::vector<v1::UsageRecord> requests;
+    for (int step = 0; step < 60; ++step) {
+      const int64_t amount = 1 + static_cast<int64_t>(random() % 400);
+      switch (random() % 5) {
+        case 0:
+          lots.Give(kGiven, amount, static_cast<int64_t>(random() % 3));
+          break;
+        case 1:
+          lots.Give(kBought, amount, static_cast<int64_t>(random() % 3));
+          bought += amount;
+          break;
+        case 2:
+          if (!requests.empty()) {
+            Correct(lots.books(), requests[random() % requests.size()], 0, static_cast<uint64_t>(amount)).IgnoreError();
+          }
+          break;
+        default:
+          if (lots.Available() >= amount) requests.push_back(lots.UseTokens(static_cast<uint64_t>(amount), amount));
+      }
+      ASSERT_LE(lots.Left(kBought), bought) << "step " << step;
     }
     lots.ExpectSound();
   }

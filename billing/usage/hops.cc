@@ -15,6 +15,8 @@
 namespace gantry::billing {
 namespace {
 
+constexpr int64_t kClockSetBackUs = 86'400'000'000;
+
 absl::Status RateHop(UsageBook& book, const HopInput& input, Hop* hop) {
   const RollupKey key{hop->buyer.party_no, hop->period, hop->terms->version_no};
   for (const UsagePart& part : input.parts) {
@@ -48,10 +50,63 @@ std::vector<int64_t> EventsBefore(Database& db, const Booking& booking) {
   return seqs;
 }
 
+// The first event that was received at a time or later. The clock may have been set back since: by a day at most.
+int64_t FirstEventFrom(Database& db, int64_t time_us) {
+  int64_t low = 1, high = 1;
+  {
+    Rows rows = db.Query("SELECT coalesce(max(seq), 0) + 1 FROM usage_event");
+    if (rows.Next()) high = rows.Int(0);
+  }
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    Rows rows = db.Query("SELECT received_us FROM usage_event WHERE seq = ?", middle);
+    if (!rows.Next()) break;
+    const bool before = rows.Int(0) < time_us - kClockSetBackUs;
+    low = before ? middle + 1 : low;
+    high = before ? high : middle;
+  }
+  return low;
+}
+
+// What promotional lots have paid for a buyer's month, less what tiers have taken back of it. What corrections of other
+// months gave back in this one does not count.
+std::vector<LotShare> GivenInMonth(Database& db, const Hop& hop, const Account& customer, int64_t first_event) {
+  std::vector<LotShare> given;
+  {
+    // Most accounts have none, and read no month.
+    Rows rows =
+        db.Query("SELECT 1 FROM credit_lot WHERE account_no = ? AND kind = 1 AND left_micro < amount_micro LIMIT 1",
+                 customer.account_no);
+    if (!rows.Next()) return given;
+  }
+  Rows rows = db.Query(
+      "SELECT u.lot_no, sum(u.micro) FROM lot_use u JOIN credit_lot l USING (lot_no) WHERE u.event_seq >= ?1 AND "
+      "u.account_no = ?2 AND l.kind = 1 AND EXISTS (SELECT 1 FROM rating r WHERE r.event_seq = u.event_seq AND "
+      "r.buyer_no = ?3 AND r.period = ?4) AND (u.micro > 0 OR (SELECT outcome FROM usage_event e WHERE e.seq = "
+      "u.event_seq) <> ?5) GROUP BY u.lot_no HAVING sum(u.micro) > 0 "
+      "ORDER BY l.priority DESC, l.expires_us DESC, u.lot_no DESC",
+      first_event, customer.account_no, hop.buyer.party_no, hop.period,
+      static_cast<int64_t>(v1::USAGE_OUTCOME_CORRECTION));
+  while (rows.Next()) given.push_back({rows.Int(0), rows.Int(1)});
+  return given;
+}
+
+// What a buyer was charged for events of a request, rounded up. Below zero where volume tiers took back of others.
+int64_t RatedMicro(Database& db, const Hop& hop, const std::vector<int64_t>& events) {
+  __int128 pico = 0;
+  for (const int64_t seq : events) {
+    Rows rows =
+        db.Query("SELECT amount_pico FROM rating WHERE event_seq = ? AND buyer_no = ?", seq, hop.buyer.party_no);
+    if (rows.Next()) pico += rows.Int(0);
+  }
+  return static_cast<int64_t>(pico > 0 ? (pico + 999'999) / 1'000'000 : pico / 1'000'000);
+}
+
 // Gives back what earlier events had cost: to the house what the house has paid for the request, the rest to the
 // customer, as the kind of credit that had paid it. Returns the rest.
 int64_t GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const Account& customer,
                  const Account& revenue, int64_t micro) {
+  const int64_t all = micro;
   Journal& journal = book.journal();
   Transfer transfer{.debit_account = revenue.account_no,
                     .kind = TransferKind::kUsageReturned,
@@ -82,11 +137,29 @@ int64_t GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const 
   const int64_t balance_before = customer.balance_micro();
   const int64_t seq = journal.Post(transfer);
   if (booking.request_id.IsZero()) {
-    AddLot(journal, customer, balance_before, {.amount_micro = micro}, seq, booking.now_us);
+    journal.ForgetLot(customer);  // what lots have left is read
+    const int64_t first = FirstEventFrom(book.db(), hop.period_from_us);
+    ReturnToLots(journal, customer,
+                 ReturnedTier{.given = GivenInMonth(book.db(), hop, customer, first),
+                              .month_event_seq = first,
+                              .event_seq = booking.event_seq,
+                              .micro = micro,
+                              .transfer_seq = seq,
+                              .balance_before_micro = balance_before,
+                              .now_us = booking.now_us});
     return micro;
   }
+  const std::vector<int64_t> events = EventsBefore(book.db(), booking);
+  const int64_t beyond = std::clamp<int64_t>(all - RatedMicro(book.db(), hop, events), 0, micro);
+  std::vector<LotShare> given;
+  if (beyond > 0) {
+    journal.ForgetLot(customer);
+    given = GivenInMonth(book.db(), hop, customer, FirstEventFrom(book.db(), hop.period_from_us));
+  }
   ReturnToLots(journal, customer,
-               ReturnedUsage{.event_seqs = EventsBefore(book.db(), booking),
+               ReturnedUsage{.event_seqs = events,
+                             .beyond_micro = beyond,
+                             .given = std::move(given),
                              .event_seq = booking.event_seq,
                              .micro = micro,
                              .transfer_seq = seq,
@@ -155,6 +228,7 @@ absl::StatusOr<std::vector<Hop>> RateHops(UsageBook& book, const HopInput& input
     hop.buyer = std::move(buyer);
     GANTRY_ASSIGN_OR_RETURN(const Period period, book.OpenPeriodAt(hop.buyer, input.ended_us));
     hop.period = period.period;
+    hop.period_from_us = period.from_us;
     hop.late = input.ended_us < period.from_us;
     GANTRY_RETURN_IF_ERROR(RateHop(book, input, &hop));
     hops.push_back(std::move(hop));

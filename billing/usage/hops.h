@@ -27,6 +27,7 @@ struct Hop {
   int64_t seller_no = 0;
   std::shared_ptr<const PlanTerms> terms;
   int64_t period = 0;
+  int64_t period_from_us = 0;
   bool late = false;  // its own period's invoice is final
   std::vector<Charge> charges;
   int64_t net_pico = 0;  // beyond the allowance
