@@ -29,8 +29,7 @@ absl::StatusOr<v1::Closing> Read(Database& db, const PartyRow& party) {
   {
     Rows rows = db.Query(
         "SELECT leftover, requested_us, waits_for, done_us, refunded_micro, kept_micro, unpaid_micro FROM closing "
-        "WHERE "
-        "party_no = ?",
+        "WHERE party_no = ?",
         party.party_no);
     if (!rows.Next()) return absl::NotFoundError(absl::StrCat("`", party.name, "` is not being closed"));
     closing.set_leftover(static_cast<v1::Leftover>(rows.Int(0)));
@@ -144,8 +143,8 @@ absl::Status Finish(Database& db, const PartyRow& party, v1::Leftover leftover, 
   const int64_t kept = ForfeitLots(db, party, now_us);
   Erase(db, party, now_us);
   db.Execute(
-      "UPDATE closing SET waits_for = '', done_us = ?, refunded_micro = ?, kept_micro = ?, unpaid_micro = ? WHERE "
-      "party_no = ?",
+      "UPDATE closing SET waits_for = '', done_us = ?, refunded_micro = ?, kept_micro = ?, unpaid_micro = ? "
+      "WHERE party_no = ?",
       now_us, refunded, kept, unpaid, party.party_no);
   return absl::OkStatus();
 }
