@@ -7,6 +7,7 @@
 // so many of the first, to go on after a run that was stopped (all cells take hours).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -65,17 +66,23 @@ std::vector<TokenId> Prompt(int index, int vocab) {
   return ids;
 }
 
-// A cache in which the first prompt and the bully's fit, but not what both write.
-int64_t TightCacheBytes(const ModelSpec& spec, int depth, bool mtp) {
+constexpr int kSequences = 33;  // 32 and the bully
+// Pages of the first prompt and the bully's, but not of what both write.
+constexpr int kTightPages =
+    (kBullyPrompt + kKvPageTokens) / kKvPageTokens + (kPromptMin + kKvPageTokens) / kKvPageTokens + 1;
+// Of all sequences as long as they can get: the next run finds all of theirs.
+constexpr int kRoomyPages = kSequences * (kContext / kKvPageTokens + 1);
+constexpr int64_t kRoomyBytesMin = int64_t{512} << 20;
+
+int64_t CacheBytesFor(int pages, const ModelSpec& spec, int depth, bool mtp) {
   const CacheCosts costs = CpuCacheCosts(spec, BlocksLimits{}.kv_type);
-  const int target = (kBullyPrompt + kKvPageTokens) / kKvPageTokens + (kPromptMin + kKvPageTokens) / kKvPageTokens + 1;
-  CacheWish wish{.sequences = 33,
+  CacheWish wish{.sequences = kSequences,
                  .draft_depth_max = depth,
                  .max_context = kContext + 2 * depth,
                  .hidden_bytes = mtp ? spec.hidden * int64_t{4} : 0};
   for (wish.cache_bytes = costs.kv_page_bytes;; wish.cache_bytes += costs.kv_page_bytes / 4) {
     const auto plan = PlanCaches(costs, wish);
-    if (plan.ok() && plan->kv_pages >= target) return wish.cache_bytes;
+    if (plan.ok() && plan->kv_pages >= pages) return wish.cache_bytes;
   }
 }
 
@@ -99,14 +106,14 @@ class Cells {
     EngineOptions options;
     options.model_path = model_;
     options.threads = cell.threads;
-    options.max_sequences = 33;
+    options.max_sequences = kSequences;
     options.max_context = kContext;
     options.prefill_chunk_rows = cell.chunk;
     options.spec.mode = cell.spec;
-    if (cell.preempted) {
-      const SpecMode mode = SpecMode::Parse(cell.spec, spec().mtp.has_value()).value();
-      options.cache_bytes = TightCacheBytes(spec(), mode.depth, mode.mtp);
-    }
+    const SpecMode mode = SpecMode::Parse(cell.spec, spec().mtp.has_value()).value();
+    options.cache_bytes = CacheBytesFor(cell.preempted ? kTightPages : kRoomyPages, spec(), mode.depth, mode.mtp);
+    // Snapshots of states have to fit as well.
+    if (!cell.preempted) options.cache_bytes = std::max(options.cache_bytes, kRoomyBytesMin);
     engine_.reset();
     last_cold_.reset();
     auto engine = Engine::Create(options);
