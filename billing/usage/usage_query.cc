@@ -14,14 +14,12 @@ namespace gantry::billing {
 namespace {
 
 constexpr int kUnbilled = v1::USAGE_OUTCOME_UNBILLED;  // the house's affair
-constexpr int kCorrection = v1::USAGE_OUTCOME_CORRECTION;
 
-// Columns of the workers' witnesses of request `u`, summed.
+// Columns of the workers' witnesses of request `u`, summed; of a correction (outcome 7) there are none.
 #define GANTRY_OF_WITNESSES(column) \
-  "coalesce((SELECT sum(w." column ") FROM witness w WHERE w.request_id = u.request_id), 0)"
+  "coalesce((SELECT sum(w." column ") FROM witness w WHERE w.request_id = u.request_id AND u.outcome <> 7), 0)"
 // Of device time and energy a gateway hears when a sequence ends; of one that it left before, the workers know.
-#define GANTRY_OF_MACHINE(column) \
-  "CASE WHEN u.device_us = 0 AND u.outcome <> 7 THEN " GANTRY_OF_WITNESSES(column) " ELSE u." column " END"
+#define GANTRY_OF_MACHINE(column) "CASE u.device_us WHEN 0 THEN " GANTRY_OF_WITNESSES(column) " ELSE u." column " END"
 
 }  // namespace
 
@@ -44,13 +42,13 @@ absl::StatusOr<v1::QueryUsageResponse> QueryUsage(Database& db, const v1::QueryU
         "SELECT u.request_id, m.name, coalesce(k.public_id, ''), u.outcome, u.prompt_tokens, u.cached_tokens, "
         "u.output_tokens, u.reasoning_tokens, coalesce(r.amount_pico, 0), u.ended_us, coalesce(x.state, 'agreed'), "
         "u.seq, "
-        "CASE u.outcome WHEN ? THEN 0 ELSE " GANTRY_OF_WITNESSES("recomputed_tokens") " END, u.drafted_tokens, "
+        GANTRY_OF_WITNESSES("recomputed_tokens") ", u.drafted_tokens, "
         "u.accepted_tokens, u.duration_ms, u.first_token_ms, " GANTRY_OF_MACHINE("device_us") ", " GANTRY_OF_MACHINE("energy_mj") " "
         "FROM usage_of_party u JOIN model m USING (model_no) LEFT JOIN api_key k USING (key_no) "
         "LEFT JOIN rating r ON r.event_seq = u.seq AND r.level = 0 LEFT JOIN unmatched x USING (request_id) "
         "WHERE u.party_no = ? AND u.ended_us >= ? AND (u.ended_us, u.seq) < (?, ?) AND u.outcome <> ? "
         "ORDER BY u.ended_us DESC, u.seq DESC LIMIT ?",
-        kCorrection, party.party_no, request.from_us(), before_us, before_seq, kUnbilled, size + 1);
+        party.party_no, request.from_us(), before_us, before_seq, kUnbilled, size + 1);
     std::string last;
     while (rows.Next()) {
       if (response.rows_size() == size) {
