@@ -169,8 +169,7 @@ class Return {
   int64_t LostBy(int64_t lot_no) {
     Rows rows = db_.Query(
         "SELECT l.amount_micro - l.left_micro - (SELECT coalesce(sum(t.amount_micro), 0) FROM transfer t WHERE "
-        "t.source = "
-        "l.lot_no AND t.kind > 3 AND t.kind = 7) FROM credit_lot l WHERE l.lot_no = ?",
+        "t.source = l.lot_no AND t.kind > 3 AND t.kind = 7) FROM credit_lot l WHERE l.lot_no = ?",
         lot_no);
     return rows.Next() ? rows.Int(0) : 0;
   }

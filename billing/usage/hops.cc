@@ -68,9 +68,11 @@ int64_t FirstEventFrom(Database& db, int64_t time_us) {
   return low;
 }
 
-// What promotional lots have paid for a buyer's month, less what tiers have taken back of it. What corrections of other
-// months gave back in this one does not count.
-std::vector<LotShare> GivenInMonth(Database& db, const Hop& hop, const Account& customer, int64_t first_event) {
+// What promotional lots have paid for a buyer's month from its first event on, less what tiers have taken back of it.
+// What corrections of other months gave back in this one does not count.
+std::vector<LotShare> GivenInMonth(UsageBook& book, const Hop& hop, const Account& customer, int64_t first_event) {
+  Database& db = book.db();
+  book.journal().ForgetLot(customer);  // what lots have left is read
   std::vector<LotShare> given;
   {
     // Most accounts have none, and read no month.
@@ -137,10 +139,9 @@ int64_t GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const 
   const int64_t balance_before = customer.balance_micro();
   const int64_t seq = journal.Post(transfer);
   if (booking.request_id.IsZero()) {
-    journal.ForgetLot(customer);  // what lots have left is read
     const int64_t first = FirstEventFrom(book.db(), hop.period_from_us);
     ReturnToLots(journal, customer,
-                 ReturnedTier{.given = GivenInMonth(book.db(), hop, customer, first),
+                 ReturnedTier{.given = GivenInMonth(book, hop, customer, first),
                               .month_event_seq = first,
                               .event_seq = booking.event_seq,
                               .micro = micro,
@@ -152,10 +153,7 @@ int64_t GiveBack(UsageBook& book, const Booking& booking, const Hop& hop, const 
   const std::vector<int64_t> events = EventsBefore(book.db(), booking);
   const int64_t beyond = std::clamp<int64_t>(all - RatedMicro(book.db(), hop, events), 0, micro);
   std::vector<LotShare> given;
-  if (beyond > 0) {
-    journal.ForgetLot(customer);
-    given = GivenInMonth(book.db(), hop, customer, FirstEventFrom(book.db(), hop.period_from_us));
-  }
+  if (beyond > 0) given = GivenInMonth(book, hop, customer, FirstEventFrom(book.db(), hop.period_from_us));
   ReturnToLots(journal, customer,
                ReturnedUsage{.event_seqs = events,
                              .beyond_micro = beyond,
