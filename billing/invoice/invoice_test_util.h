@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "billing/catalog/plans.h"
 #include "billing/invoice/credit_note.h"
 #include "billing/invoice/dates.h"
 #include "billing/invoice/invoice.h"
@@ -55,6 +56,24 @@ inline void ChargeTax(Books& books, int64_t rate_ppm = 200'000) {
   house.mutable_sells_with()->set_category(rate_ppm > 0 ? v1::TAX_CATEGORY_S : v1::TAX_CATEGORY_Z);
   house.mutable_sells_with()->set_rate_ppm(rate_ppm);
   EXPECT_TRUE(SetProfile(books, house).ok());
+}
+
+// From the next moment on output costs a micro-unit a token, the rest nothing, and a month at least `minimum_micro`.
+inline void SellOutput(Books& books, int64_t minimum_micro) {
+  books.Do([&](Database& db) {
+    v1::PublishPlanVersionRequest plan;
+    plan.set_plan("standard");
+    plan.set_currency("EUR");
+    plan.set_commitment_micro(minimum_micro);
+    for (int c = v1::TOKEN_CLASS_INPUT; c <= v1::TOKEN_CLASS_REQUEST; ++c) {
+      v1::PriceLine* line = plan.add_lines();
+      line->set_model_glob("*");
+      line->set_token_class(static_cast<v1::TokenClass>(c));
+      line->set_price_micro_per_m(c == v1::TOKEN_CLASS_OUTPUT ? 1'000'000 : 0);
+    }
+    return PublishPlanVersion(db, plan, books.now_us()).status();
+  });
+  books.Advance(1);
 }
 
 // A request that both witnesses saw.
