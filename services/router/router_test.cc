@@ -137,6 +137,8 @@ TEST_F(RouterTest, ClientMessagesReachTheWorkerInOrder) {
   }
   message.mutable_ack()->set_next_index(1);
   request->stream->Write(message);
+  // The limits may come before the worker has the request; a cancel then would end it without the worker.
+  ReadUntil(request.get(), "accepted 1");
   message.mutable_cancel()->set_reason(v1::CANCEL_REASON_STOP_STRING);
   request->stream->Write(message);
   request->stream->WritesDone();
@@ -144,9 +146,9 @@ TEST_F(RouterTest, ClientMessagesReachTheWorkerInOrder) {
   EXPECT_THAT(ReadAll(request.get(), &status), Contains("finish 0 FINISH_REASON_CANCELLED"));
   EXPECT_TRUE(status.ok()) << status.error_message();
   std::vector<std::string> events = worker->Events();
-  events.erase(std::remove(events.begin(), events.end(), "start"), events.end());
-  EXPECT_THAT(events,
-              ElementsAre("welcome", "raise 0 20", "raise 0 30", "raise 0 40", "ack 0 1", "cancel", ::testing::_));
+  std::erase(events, "start");
+  std::erase(events, "half-close");  // may follow the end of the stream
+  EXPECT_THAT(events, ElementsAre("welcome", "raise 0 20", "raise 0 30", "raise 0 40", "ack 0 1", "cancel"));
 }
 
 TEST_F(RouterTest, AHalfCloseReachesTheWorkerAndTheStreamGoesOn) {
