@@ -1,7 +1,6 @@
 #include "billing/store/command_log.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "absl/strings/numbers.h"
@@ -11,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "engine/base/status_macros.h"
 #include "services/common/crc32c.h"
+#include "services/common/little_endian.h"
 
 namespace gantry::billing {
 namespace {
@@ -22,45 +22,31 @@ constexpr size_t kBodyMax = size_t{1} << 30;
 constexpr int kStartsMax = 999'999;
 constexpr size_t kSegmentBodyBytes = 16 + 4 + 8;
 
-template <typename T>
-void Put(T value, std::string* out) {
-  char bytes[sizeof(T)];
-  std::memcpy(bytes, &value, sizeof(T));  // all our machines are little endian
-  out->append(bytes, sizeof(T));
-}
-
-template <typename T>
-T Get(const char* p) {
-  T value;
-  std::memcpy(&value, p, sizeof(T));
-  return value;
-}
-
 std::string Encode(const LogRecord& record) {
   std::string checked;
   checked.reserve(kCheckedBytes + record.body.size());
-  Put(record.position.sequence, &checked);
-  Put(record.position.epoch, &checked);
-  Put(static_cast<uint32_t>(record.type), &checked);
-  Put(record.time_us, &checked);
+  PutInteger(record.position.sequence, &checked);
+  PutInteger(record.position.epoch, &checked);
+  PutInteger(static_cast<uint32_t>(record.type), &checked);
+  PutInteger(record.time_us, &checked);
   checked += record.body;
   std::string bytes;
   bytes.reserve(kHeaderBytes + record.body.size());
-  Put(static_cast<uint32_t>(record.body.size()), &bytes);
-  Put(Crc32c(checked), &bytes);
+  PutInteger(static_cast<uint32_t>(record.body.size()), &bytes);
+  PutInteger(Crc32c(checked), &bytes);
   return bytes + checked;
 }
 
 // The record at `at`, or false when there is no whole one.
 bool Decode(absl::string_view data, size_t at, LogRecord* record) {
   if (data.size() - at < kHeaderBytes) return false;
-  const auto length = Get<uint32_t>(&data[at]);
+  const auto length = GetInteger<uint32_t>(&data[at]);
   if (length > kBodyMax || data.size() - at < kHeaderBytes + length) return false;
-  if (Crc32c(data.substr(at + 8, kCheckedBytes + length)) != Get<uint32_t>(&data[at + 4])) return false;
-  record->position.sequence = Get<int64_t>(&data[at + 8]);
-  record->position.epoch = Get<uint32_t>(&data[at + 16]);
-  record->type = static_cast<LogRecord::Type>(Get<uint32_t>(&data[at + 20]));
-  record->time_us = Get<int64_t>(&data[at + 24]);
+  if (Crc32c(data.substr(at + 8, kCheckedBytes + length)) != GetInteger<uint32_t>(&data[at + 4])) return false;
+  record->position.sequence = GetInteger<int64_t>(&data[at + 8]);
+  record->position.epoch = GetInteger<uint32_t>(&data[at + 16]);
+  record->type = static_cast<LogRecord::Type>(GetInteger<uint32_t>(&data[at + 20]));
+  record->time_us = GetInteger<int64_t>(&data[at + 24]);
   record->body = std::string(data.substr(at + kHeaderBytes, length));
   return true;
 }
@@ -69,7 +55,8 @@ bool Decode(absl::string_view data, size_t at, LogRecord* record) {
 bool RecordFollows(absl::string_view data, size_t at, uint32_t epoch) {
   LogRecord record;
   for (size_t next = at + 1; next + kHeaderBytes <= data.size(); ++next) {
-    if (Get<uint32_t>(&data[next + 16]) != epoch || Get<uint32_t>(&data[next + 20]) > LogRecord::kSchema) continue;
+    if (GetInteger<uint32_t>(&data[next + 16]) != epoch || GetInteger<uint32_t>(&data[next + 20]) > LogRecord::kSchema)
+      continue;
     if (Decode(data, next, &record)) return true;
   }
   return false;
@@ -115,7 +102,7 @@ absl::StatusOr<CommandLogReader> CommandLogReader::Open(FileSystem* file_system,
     }
     Epoch& epoch = reader.epochs_[first.epoch];
     if (epoch.segments.empty()) {
-      epoch.continues = {Get<uint32_t>(&head.body[16]), Get<int64_t>(&head.body[20])};
+      epoch.continues = {GetInteger<uint32_t>(&head.body[16]), GetInteger<int64_t>(&head.body[20])};
     }
     epoch.segments.push_back({path, first.sequence});
   }
@@ -265,8 +252,8 @@ absl::Status CommandLog::Begin(const BooksPosition& first, const BooksPosition& 
   head.position = first;
   head.type = LogRecord::kSegment;
   head.body = options_.books_id.ToBytes();
-  Put(continues.epoch, &head.body);
-  Put(continues.sequence, &head.body);
+  PutInteger(continues.epoch, &head.body);
+  PutInteger(continues.sequence, &head.body);
   return Write(Encode(head), true);
 }
 

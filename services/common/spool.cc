@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -13,6 +12,7 @@
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "services/common/crc32c.h"
+#include "services/common/little_endian.h"
 
 namespace gantry {
 namespace {
@@ -22,41 +22,27 @@ constexpr char kSuffix[] = ".spool";
 // How long a failing spool waits before it looks whether the disk is well again.
 constexpr absl::Duration kProbeAfter = absl::Seconds(1);
 
-template <typename T>
-void Put(T value, std::string* out) {
-  char bytes[sizeof(T)];
-  std::memcpy(bytes, &value, sizeof(T));  // all our machines are little endian
-  out->append(bytes, sizeof(T));
-}
-
-template <typename T>
-T Get(const char* p) {
-  T value;
-  std::memcpy(&value, p, sizeof(T));
-  return value;
-}
-
 void Encode(uint64_t sequence, uint64_t last_durable, uint64_t previous, uint32_t type, absl::string_view payload,
             std::string* out) {
   std::string body;
   body.reserve(kHeaderBytes + payload.size());
-  Put(sequence, &body);
-  Put(last_durable, &body);
-  Put(previous, &body);
-  Put(type, &body);
+  PutInteger(sequence, &body);
+  PutInteger(last_durable, &body);
+  PutInteger(previous, &body);
+  PutInteger(type, &body);
   body.append(payload.data(), payload.size());
-  Put(static_cast<uint32_t>(payload.size()), out);
-  Put(Crc32c(body), out);
+  PutInteger(static_cast<uint32_t>(payload.size()), out);
+  PutInteger(Crc32c(body), out);
   *out += body;
 }
 
 // "" when a whole record is at `at`, else what is wrong. Its length in all.
 std::string Check(absl::string_view data, size_t at, size_t payload_max, size_t* bytes) {
   const size_t left = data.size() - at;
-  const uint32_t length = left >= kHeaderBytes ? Get<uint32_t>(&data[at]) : 0;
+  const uint32_t length = left >= kHeaderBytes ? GetInteger<uint32_t>(&data[at]) : 0;
   if (left < kHeaderBytes || length > payload_max || left < kHeaderBytes + length) return "an incomplete record";
   *bytes = kHeaderBytes + length;
-  if (Crc32c(data.substr(at + 8, *bytes - 8)) != Get<uint32_t>(&data[at + 4])) {
+  if (Crc32c(data.substr(at + 8, *bytes - 8)) != GetInteger<uint32_t>(&data[at + 4])) {
     return "a record whose checksum does not fit";
   }
   return "";
@@ -66,7 +52,7 @@ std::string Check(absl::string_view data, size_t at, size_t payload_max, size_t*
 bool KnownAsDurable(absl::string_view data, size_t at, uint64_t sequence, size_t payload_max) {
   for (++at; at + kHeaderBytes <= data.size(); ++at) {
     size_t bytes = 0;
-    if (Get<uint64_t>(&data[at + 16]) >= sequence && Check(data, at, payload_max, &bytes).empty()) return true;
+    if (GetInteger<uint64_t>(&data[at + 16]) >= sequence && Check(data, at, payload_max, &bytes).empty()) return true;
   }
   return false;
 }
@@ -75,7 +61,7 @@ bool KnownAsDurable(absl::string_view data, size_t at, uint64_t sequence, size_t
 bool KnownByNext(absl::string_view next, uint64_t first, uint64_t sequence, size_t payload_max) {
   size_t bytes = 0;
   return next.size() >= kHeaderBytes && Check(next, 0, payload_max, &bytes).empty() &&
-         Get<uint64_t>(&next[24]) == first && Get<uint64_t>(&next[16]) >= sequence;
+         GetInteger<uint64_t>(&next[24]) == first && GetInteger<uint64_t>(&next[16]) >= sequence;
 }
 
 }  // namespace
@@ -170,8 +156,8 @@ absl::Status Spool::ReadSegment(const std::string& path, const std::string& next
       break;
     }
     SpoolRecord record;
-    record.sequence = Get<uint64_t>(&data[at + 8]);
-    record.type = Get<uint32_t>(&data[at + 32]);
+    record.sequence = GetInteger<uint64_t>(&data[at + 8]);
+    record.type = GetInteger<uint32_t>(&data[at + 32]);
     record.payload = data.substr(at + kHeaderBytes, length - kHeaderBytes);
     if (!replayed->empty() && record.sequence <= replayed->back().sequence) {
       return absl::DataLossError(
