@@ -11,40 +11,13 @@
 #include "absl/time/time.h"
 #include "billing/document/figures.h"
 #include "billing/invoice/arithmetic.h"
+#include "billing/rating/price_names.h"
 
 namespace gantry::billing {
 namespace {
 
 std::string Decimal(int64_t value, uint32_t digits) {
   return document::Plain(value, static_cast<int>(std::min<uint32_t>(digits, 18)));
-}
-
-const char* ClassName(v1::TokenClass token_class) {
-  switch (token_class) {
-    case v1::TOKEN_CLASS_INPUT:
-      return "input";
-    case v1::TOKEN_CLASS_CACHED_INPUT:
-      return "cached_input";
-    case v1::TOKEN_CLASS_OUTPUT:
-      return "output";
-    case v1::TOKEN_CLASS_REQUEST:
-      return "request";
-    default:
-      return "unspecified";
-  }
-}
-
-const char* ModeName(v1::TierMode mode) {
-  switch (mode) {
-    case v1::TIER_MODE_GRADUATED:
-      return "graduated";
-    case v1::TIER_MODE_VOLUME:
-      return "volume";
-    case v1::TIER_MODE_PACKAGE:
-      return "package";
-    default:
-      return "flat";
-  }
 }
 
 std::string Day(int64_t time_us, const v1::Invoice& invoice) {
@@ -91,11 +64,11 @@ std::string InvoiceJson(const v1::Invoice& invoice) {
   for (const v1::InvoiceLine& line : invoice.lines()) {
     lines.push_back({{"kind", line.kind().empty() ? "usage" : line.kind()},
                      {"model", line.model()},
-                     {"token_class", ClassName(line.token_class())},
+                     {"token_class", TokenClassName(line.token_class())},
                      {"plan_version_id", Hex(line.plan_version_id())},
                      {"context_from", line.context_from()},
                      {"context_to", line.context_to()},
-                     {"mode", ModeName(line.mode())},
+                     {"mode", TierModeName(line.mode())},
                      {"quantity", line.quantity()},
                      {"price_micro_per_m", line.price_micro_per_m()},
                      {"price_per_million", Decimal(line.price_micro_per_m(), 6)},
@@ -187,8 +160,8 @@ std::string InvoiceCsv(const v1::Invoice& invoice) {
                                         CsvCell(invoice.period()), ",", CsvCell(invoice.currency()), ",");
   for (const v1::InvoiceLine& line : invoice.lines()) {
     absl::StrAppend(&csv, head, line.kind().empty() ? "usage" : line.kind(), ",", CsvCell(line.model()), ",",
-                    ClassName(line.token_class()), ",", line.context_from(), ",", line.context_to(), ",",
-                    ModeName(line.mode()), ",", Hex(line.plan_version_id()), ",", line.quantity(), ",",
+                    TokenClassName(line.token_class()), ",", line.context_from(), ",", line.context_to(), ",",
+                    TierModeName(line.mode()), ",", Hex(line.plan_version_id()), ",", line.quantity(), ",",
                     line.price_micro_per_m(), ",", line.amount_pico(), ",", amount(line.net_minor()), ",",
                     TaxCategoryCode(line.tax_category()), ",", Percent(line.tax_rate_ppm()), "\r\n");
   }

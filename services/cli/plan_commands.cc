@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "billing/rating/price_names.h"
 #include "engine/base/status_macros.h"
 #include "services/cli/admin_client.h"
 #include "services/cli/command.h"
@@ -25,34 +26,6 @@ struct PlanOptions {
   uint64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0, requests = 1;
   bool json = false, example = false;
 };
-
-const char* ClassName(v1::TokenClass token_class) {
-  switch (token_class) {
-    case v1::TOKEN_CLASS_INPUT:
-      return "input";
-    case v1::TOKEN_CLASS_CACHED_INPUT:
-      return "cached_input";
-    case v1::TOKEN_CLASS_OUTPUT:
-      return "output";
-    case v1::TOKEN_CLASS_REQUEST:
-      return "request";
-    default:
-      return "unknown";
-  }
-}
-
-const char* ModeName(v1::TierMode mode) {
-  switch (mode) {
-    case v1::TIER_MODE_GRADUATED:
-      return "graduated";
-    case v1::TIER_MODE_VOLUME:
-      return "volume";
-    case v1::TIER_MODE_PACKAGE:
-      return "package";
-    default:
-      return "flat";
-  }
-}
 
 // A price may be zero, which an amount may not.
 absl::StatusOr<int64_t> ParsePrice(const std::string& text) {
@@ -148,7 +121,7 @@ absl::StatusOr<int> PreviewPlan(const PlanOptions& options, const Invocation& in
   GANTRY_ASSIGN_OR_RETURN(const v1::PreviewPriceResponse preview, client.Call(&Admin::PreviewPrice, request));
   Table table({"CLASS", "MODELS", ">QUANTITY", absl::StrCat(">AMOUNT ", version.currency())});
   for (const v1::PreviewCharge& charge : preview.charges()) {
-    table.Add({ClassName(charge.line().token_class()), charge.line().model_glob(),
+    table.Add({billing::TokenClassName(charge.line().token_class()), charge.line().model_glob(),
                WithSeparators(static_cast<int64_t>(charge.quantity())), FormatPico(charge.amount_pico())});
   }
   table.Add({"total", "", "", FormatPico(preview.amount_pico())});
@@ -209,10 +182,10 @@ absl::StatusOr<int> ListPlans(const PlanOptions& options, const Invocation& invo
       nlohmann::ordered_json lines = nlohmann::ordered_json::array();
       for (const v1::PriceLine& line : version.lines()) {
         lines.push_back({{"models", line.model_glob()},
-                         {"class", ClassName(line.token_class())},
+                         {"class", billing::TokenClassName(line.token_class())},
                          {"context_from", line.context_from()},
                          {"context_to", line.context_to()},
-                         {"mode", ModeName(line.mode())},
+                         {"mode", billing::TierModeName(line.mode())},
                          {"package_size", line.package_size()},
                          {"price_micro_per_m", line.price_micro_per_m()}});
         for (const v1::PriceTier& tier : line.tiers()) {
@@ -237,7 +210,7 @@ absl::StatusOr<int> ListPlans(const PlanOptions& options, const Invocation& invo
   for (const v1::PlanVersion& version : response.versions()) {
     for (const v1::PriceLine& line : version.lines()) {
       table.Add({version.seller_name(), version.plan(), absl::StrCat(version.number()),
-                 FormatTime(version.valid_from_us()), line.model_glob(), ClassName(line.token_class()),
+                 FormatTime(version.valid_from_us()), line.model_glob(), billing::TokenClassName(line.token_class()),
                  ContextText(line), PriceText(line), version.currency()});
     }
   }
