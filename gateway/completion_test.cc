@@ -237,6 +237,76 @@ TEST_F(CompletionTest, DigestsOfTheTokensAreSaltedWithANonceThatOnlyTheTenantGet
   EXPECT_EQ(nonces.size(), 4U) << "a new one for each request";
 }
 
+constexpr char kTools[] =
+    R"("tools":[{"type":"function","function":{"name":"weather","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}}])";
+
+// `prompt_token_ids` and `token_ids` of a reply, streamed or not, of one choice.
+struct ShownIds {
+  std::vector<uint32_t> prompt, output;
+};
+ShownIds IdsIn(const HttpAnswer& answer) {
+  ShownIds ids;
+  const auto add = [](const Json& from, const char* name, std::vector<uint32_t>* to) {
+    for (const Json& id : from.value(name, Json::array())) to->push_back(id.get<uint32_t>());
+  };
+  const auto read = [&](const Json& reply) {
+    add(reply, "prompt_token_ids", &ids.prompt);
+    for (const Json& choice : reply["choices"]) {
+      add(choice, "prompt_token_ids", &ids.prompt);
+      add(choice, "token_ids", &ids.output);
+    }
+  };
+  if (answer.body.rfind("data:", 0) != 0) {
+    read(answer.json());
+    return ids;
+  }
+  for (const std::string& event : answer.Events()) {
+    if (event != "[DONE]") read(Json::parse(event));
+  }
+  return ids;
+}
+
+TEST_F(CompletionTest, ATenantWhoAsksForTheIdsCanCheckTheDigests) {
+  const std::string tool = "<tool_call>\n{\"name\":\"weather\",\"arguments\":{\"city\":\"Bonn\"}}\n</tool_call>";
+  const struct {
+    std::string text, more;
+  } rows[] = {{"Hello there.", ""},
+              {"<think>Hm.</think>\n\nFour.", ""},
+              {tool, absl::StrCat(kTools, ",")},
+              {"To the END of it", R"("stop":["END"],)"},
+              {"日本語 😀 👩‍👩‍👧", ""}};
+  size_t count = 0;
+  for (const auto& row : rows) {
+    for (const size_t frame : {1, 3, 100}) {
+      for (const char* stream : {"true", "false"}) {
+        router_.Play({.texts = {row.text}, .tokens_per_frame = frame});
+        const HttpAnswer answer =
+            Chat(ChatBody(absl::StrCat(row.more, R"("return_token_ids":true,"stream":)", stream)));
+        ASSERT_EQ(answer.status, 200) << answer.body;
+        const ShownIds ids = IdsIn(answer);
+        const v1::UsageRecord record = billing_.WaitForRecords(++count).back();
+        EXPECT_EQ(ids.output.size(), record.output_tokens()) << row.text;
+        EXPECT_EQ(record.output_digest(), DigestOf(answer, ids.output)) << row.text << " by " << frame << answer.body;
+        EXPECT_EQ(record.prompt_digest(), DigestOf(answer, ids.prompt));
+      }
+    }
+  }
+  EXPECT_EQ(Chat(ChatBody()).body.find("token_ids"), std::string::npos) << "who does not ask gets none";
+}
+
+TEST_F(CompletionTest, IdsOfCompletionsStandWithTheirChoices) {
+  for (const char* stream : {"false", "true"}) {
+    router_.Play({.texts = {" and on."}});
+    const HttpAnswer answer =
+        Post("/v1/completions",
+             absl::StrCat(R"({"model":"demo","prompt":[[1,2,3],[4,5]],"n":2,"return_token_ids":true,"stream":)", stream,
+                          "}"));
+    ASSERT_EQ(answer.status, 200) << answer.body;
+    EXPECT_THAT(IdsIn(answer).prompt, ElementsAre(1, 2, 3, 4, 5)) << "once for each prompt";
+    EXPECT_EQ(IdsIn(answer).output.size(), 4 * (router_.tokenizer().Encode(" and on.", false)->size() + 1));
+  }
+}
+
 TEST_F(CompletionTest, ReasoningIsSplitOff) {
   router_.Play({.texts = {"<think>Let me see.</think>\n\nFour."}});
   const HttpAnswer whole = Chat(ChatBody());
@@ -247,9 +317,6 @@ TEST_F(CompletionTest, ReasoningIsSplitOff) {
   EXPECT_EQ(TextOf(streamed), "Four.");
   EXPECT_THAT(streamed.body, HasSubstr("reasoning_content"));
 }
-
-constexpr char kTools[] =
-    R"("tools":[{"type":"function","function":{"name":"weather","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}}])";
 
 TEST_F(CompletionTest, ToolCallsAreParsed) {
   router_.Play({.texts = {R"(<tool_call>

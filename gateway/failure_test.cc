@@ -32,7 +32,7 @@ class FailureTest : public GatewayFixture {
 TEST_F(FailureTest, AWorkerLostInMidStreamIsAnErrorEvent) {
   StartGateway();
   router_.Play({.texts = {"some words that come before the end"}, .break_after = 4});
-  const HttpAnswer answer = Chat(ChatBody(R"("stream":true)"));
+  const HttpAnswer answer = Chat(ChatBody(R"("stream":true,"return_token_ids":true)"));
   EXPECT_EQ(answer.status, 200);
   EXPECT_TRUE(answer.complete) << "ended by an event, not by silence";
   const Json last = Json::parse(answer.Events().back());
@@ -45,10 +45,14 @@ TEST_F(FailureTest, AWorkerLostInMidStreamIsAnErrorEvent) {
   EXPECT_GT(records[0].prompt_tokens(), 0U);
   const auto ids = router_.tokenizer().Encode("some words that come before the end", /*parse_special=*/false);
   TokenDigest digest(absl::HexStringToBytes(answer.Header("gantry-receipt-nonce")));
-  for (size_t i = 0; i < 4; ++i) {
-    const auto id = static_cast<uint32_t>((*ids)[i]);
-    digest.Add({&id, 1});
+  std::vector<uint32_t> shown;
+  for (const std::string& event : answer.Events()) {
+    const Json json = Json::parse(event);
+    if (!json.contains("choices")) continue;
+    for (const Json& id : json["choices"][0].value("token_ids", Json::array())) shown.push_back(id.get<uint32_t>());
   }
+  EXPECT_EQ(shown, std::vector<uint32_t>(ids->begin(), ids->begin() + 4));
+  digest.Add(shown);
   EXPECT_EQ(records[0].output_digest(), digest.Finish()) << "of what was delivered";
 }
 

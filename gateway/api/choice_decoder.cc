@@ -9,7 +9,8 @@ ChoiceDecoder::ChoiceDecoder(const engine::text::Tokenizer* tokenizer, Options o
     : detokenizer_(tokenizer, /*skip_special=*/true),
       stops_(std::move(options.stops)),
       parser_(options.parser),
-      stop_ids_(std::move(options.stop_ids)) {}
+      stop_ids_(std::move(options.stop_ids)),
+      ids_(options.ids) {}
 
 void ChoiceDecoder::Push(uint32_t id, TokenLogprobs* logprobs, ChoiceDelta* out) {
   if (stopped()) return;
@@ -20,6 +21,7 @@ void ChoiceDecoder::Push(uint32_t id, TokenLogprobs* logprobs, ChoiceDelta* out)
   text_bytes_ += text.size();
   Waiting waiting;
   waiting.end = text_bytes_ + detokenizer_.pending();
+  waiting.id = id;
   if (logprobs != nullptr && !hidden) {
     waiting.has_logprobs = true;
     waiting.logprobs = std::move(*logprobs);
@@ -32,7 +34,7 @@ void ChoiceDecoder::Push(uint32_t id, TokenLogprobs* logprobs, ChoiceDelta* out)
     parser_.Flush(&out->text);
     tool_calls_ += out->text.tool_calls.size() - before;
   }
-  Release(/*all=*/false, out);
+  Release(/*all=*/stopped(), out);
 }
 
 void ChoiceDecoder::Flush(ChoiceDelta* out) {
@@ -60,6 +62,7 @@ void ChoiceDecoder::Release(bool all, ChoiceDelta* out) {
     Waiting& token = waiting_.front();
     // Logprobs are of text that is shown: not of stop strings.
     if (token.has_logprobs && token.end <= shown) out->logprobs.push_back(std::move(token.logprobs));
+    if (ids_) out->ids.push_back(token.id);
     waiting_.pop_front();
   }
 }

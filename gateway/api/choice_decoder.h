@@ -29,7 +29,8 @@ struct TokenLogprobs {
 struct ChoiceDelta {
   ParsedOutput text;
   std::vector<TokenLogprobs> logprobs;
-  bool empty() const { return text.empty() && logprobs.empty(); }
+  std::vector<uint32_t> ids;  // of the tokens that are complete with this delta; only when they are asked for
+  bool empty() const { return text.empty() && logprobs.empty() && ids.empty(); }
 };
 
 class ChoiceDecoder {
@@ -37,6 +38,7 @@ class ChoiceDecoder {
   struct Options {
     std::vector<std::string> stops;
     std::vector<uint32_t> stop_ids;  // their text is not shown
+    bool ids = false;                // deltas have the ids too
     OutputParser::Options parser;
   };
   // `tokenizer` outlives the decoder.
@@ -50,7 +52,7 @@ class ChoiceDecoder {
   bool stopped() const { return stops_.matched(); }
   // Tokens pushed; after a stop string matched, tokens up to the one that completed it.
   uint64_t tokens() const { return tokens_; }
-  // Of these, tokens whose whole text is in deltas given so far.
+  // Of these, tokens whose whole text is in deltas given so far, or will never be shown.
   uint64_t complete() const { return tokens_ - waiting_.size(); }
   uint64_t reasoning_tokens() const { return reasoning_tokens_; }
   size_t tool_calls() const { return tool_calls_; }
@@ -58,6 +60,7 @@ class ChoiceDecoder {
  private:
   struct Waiting {
     size_t end;  // offset of the token's last byte in the text that entered the parser and what is before it
+    uint32_t id = 0;
     bool has_logprobs = false;
     TokenLogprobs logprobs;
   };
@@ -67,7 +70,8 @@ class ChoiceDecoder {
   engine::text::Detokenizer detokenizer_;
   StopMatcher stops_;
   OutputParser parser_;
-  std::vector<uint32_t> stop_ids_;
+  const std::vector<uint32_t> stop_ids_;
+  const bool ids_;
   std::deque<Waiting> waiting_;
   size_t text_bytes_ = 0;    // out of the detokeniser
   size_t parsed_bytes_ = 0;  // into the parser

@@ -215,6 +215,10 @@ class Completion {
     }
     const size_t choices = generations_.size() * static_cast<size_t>(request_.n);
     deltas_.resize(choices);
+    std::vector<absl::Span<const uint32_t>> prompt_ids;
+    if (request_.return_token_ids) {
+      for (const Prompt& prompt : prompts_.prompts) prompt_ids.emplace_back(prompt.ids);
+    }
     renderer_.emplace(
         Renderer::Options{.chat = request_.chat,
                           .id = absl::StrCat(request_.chat ? "chatcmpl-" : "cmpl-", ids_[0].request.ToHex()),
@@ -223,7 +227,8 @@ class Completion {
                           .include_usage = request_.include_usage,
                           .logprobs = request_.logprobs,
                           .top_logprobs = request_.top_logprobs > 0,
-                          .choices = choices});
+                          .choices = choices,
+                          .prompt_ids = std::move(prompt_ids)});
     co_return std::nullopt;
   }
 

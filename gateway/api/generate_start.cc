@@ -71,6 +71,7 @@ ChoiceDecoder::Options DecoderOptions(const CompletionRequest& request, const Mo
   options.stops = request.stop;
   if (!request.ignore_eos) options.stop_ids.assign(model.card.stop_ids().begin(), model.card.stop_ids().end());
   options.stop_ids.insert(options.stop_ids.end(), request.stop_token_ids.begin(), request.stop_token_ids.end());
+  options.ids = request.return_token_ids;
   options.parser.reasoning = prompts.reasoning;
   options.parser.starts_in_reasoning = prompts.starts_in_reasoning;
   options.parser.tools = request.parse_tools;

@@ -38,7 +38,8 @@ Generation::Generation(Options options, std::unique_ptr<Permit> permit, std::uni
       entry_(std::move(entry)) {
   for (Choice& choice : choices_) {
     choice.decoder = std::make_unique<ChoiceDecoder>(options_.model->tokenizer.get(), options_.decoder);
-    choice.ids.reserve(kIdsOnTheWay);
+    // Room for all that is kept, so that no token's way allocates.
+    choice.ids.reserve(&choice == &choices_[0] ? kIdsOnTheWay : options_.max_tokens);
   }
 }
 

@@ -108,6 +108,7 @@ void ReadCommon(const Json& body, FieldReader& reader, CompletionRequest* out) {
   if (const Json* ids = reader.Array("stop_token_ids", 32))
     ReadIds(*ids, "stop_token_ids", reader, &out->stop_token_ids);
   out->ignore_eos = reader.Bool("ignore_eos").value_or(false);
+  out->return_token_ids = reader.Bool("return_token_ids").value_or(false);
 }
 
 // ---- chat ----

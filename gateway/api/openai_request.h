@@ -1,8 +1,9 @@
 // Bodies of POST /v1/chat/completions and /v1/completions, read and checked: what is here can be run.
 //
 // Accepted fields follow OpenAI's API; `min_tokens`, `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`,
-// `ignore_eos`, `chat_template_kwargs` are the usual extensions. Fields that nobody knows are ignored. What would need
-// another answer than the one asked for (schemas, forced tools, images) is refused by name and not silently dropped.
+// `ignore_eos`, `return_token_ids`, `chat_template_kwargs` are the usual extensions. Fields that nobody knows are
+// ignored. What would need another answer than the one asked for (schemas, forced tools, images) is refused by name and
+// not silently dropped.
 #pragma once
 
 #include <cstdint>
@@ -57,6 +58,7 @@ struct CompletionRequest {
   std::vector<std::string> stop;
   std::vector<uint32_t> stop_token_ids;
   bool ignore_eos = false;
+  bool return_token_ids = false;
   bool parse_tools = false;  // tools given and allowed
 };
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "services/common/ids.h"
 
 namespace gantry::gateway {
@@ -29,6 +30,10 @@ std::string TokenFields(absl::string_view bytes, double logprob) {
                       ",\"bytes\":", BytesJson(bytes));
 }
 
+std::string IdsJson(absl::Span<const uint32_t> ids) {
+  return absl::StrCat("[", absl::StrJoin(ids, ","), "]");
+}
+
 size_t Characters(absl::string_view bytes) {
   size_t n = 0;
   for (char c : bytes) n += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
@@ -47,60 +52,75 @@ std::string Renderer::NewCallId() {
   return absl::StrCat("call_", NewTimeOrderedId().ToHex());
 }
 
-std::string Renderer::Event(size_t choice, absl::string_view payload, absl::string_view logprobs,
-                            absl::string_view finish_reason) const {
-  std::string finish = finish_reason.empty() ? "null" : absl::StrCat("\"", finish_reason, "\"");
-  return absl::StrCat("data: ", head_, "\"choices\":[{\"index\":", choice, ",", payload,
-                      ",\"logprobs\":", logprobs.empty() ? "null" : logprobs, ",\"finish_reason\":", finish, "}]",
-                      options_.include_usage ? ",\"usage\":null" : "", "}\n\n");
+std::string Renderer::PromptIds(size_t choice) const {
+  if (options_.prompt_ids.empty()) return "";
+  const size_t per_prompt = options_.choices / options_.prompt_ids.size();
+  if (choice % per_prompt != 0) return "";
+  return absl::StrCat(",\"prompt_token_ids\":", IdsJson(options_.prompt_ids[choice / per_prompt]));
+}
+
+std::string Renderer::Event(size_t index, const Part& part) {
+  Choice& choice = choices_[index];
+  const std::string prompt_ids = choice.begun ? "" : PromptIds(index);
+  choice.begun = true;
+  std::string out = absl::StrCat("data: ", head_, "\"choices\":[{\"index\":", index, ",", part.payload,
+                                 ",\"logprobs\":", part.logprobs.empty() ? "null" : part.logprobs);
+  absl::StrAppend(
+      &out, ",\"finish_reason\":", part.finish_reason.empty() ? "null" : absl::StrCat("\"", part.finish_reason, "\""));
+  if (!part.token_ids.empty()) absl::StrAppend(&out, ",\"token_ids\":", part.token_ids);
+  // A chat has one prompt, which is the reply's; completions have one for each choice.
+  absl::StrAppend(&out, options_.chat ? "" : prompt_ids, "}]", options_.chat ? prompt_ids : "",
+                  options_.include_usage ? ",\"usage\":null" : "", "}\n\n");
+  return out;
+}
+
+std::string Renderer::RoleEvent(size_t index) {
+  if (choices_[index].begun) return "";
+  return Event(index, {.payload = R"("delta":{"role":"assistant","content":""})"});
 }
 
 std::string Renderer::Delta(size_t index, const ChoiceDelta& delta) {
   Choice& choice = choices_[index];
-  std::string out;
+  std::string token_ids = delta.ids.empty() ? "" : IdsJson(delta.ids);
   if (!options_.chat) {
-    if (delta.empty()) return out;
+    if (delta.empty()) return "";
     std::string logprobs =
         options_.logprobs && !delta.logprobs.empty() ? CompletionLogprobs(delta.logprobs, &choice.characters) : "";
-    return Event(index, absl::StrCat("\"text\":", JsonString(delta.text.content)), logprobs, "");
+    return Event(index, {.payload = absl::StrCat("\"text\":", JsonString(delta.text.content)),
+                         .logprobs = std::move(logprobs),
+                         .token_ids = std::move(token_ids)});
   }
-  if (!choice.role_sent) {
-    choice.role_sent = true;
-    out += Event(index, "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}", "", "");
-  }
+  std::string out = RoleEvent(index);
   std::string logprobs = options_.logprobs && !delta.logprobs.empty() ? ChatLogprobs(delta.logprobs) : "";
-  // Logprobs go with the first event that shows text; tokens that show none (markup) go with an empty content.
+  // Logprobs and ids go with the first event that shows text; those of tokens that show none (markup) with an empty
+  // content.
   if (!delta.text.reasoning.empty()) {
-    out += Event(index, absl::StrCat("\"delta\":{\"reasoning_content\":", JsonString(delta.text.reasoning), "}"),
-                 std::exchange(logprobs, ""), "");
+    out += Event(index,
+                 {.payload = absl::StrCat("\"delta\":{\"reasoning_content\":", JsonString(delta.text.reasoning), "}"),
+                  .logprobs = std::exchange(logprobs, ""),
+                  .token_ids = std::exchange(token_ids, "")});
   }
-  if (!delta.text.content.empty() || !logprobs.empty()) {
-    out += Event(index, absl::StrCat("\"delta\":{\"content\":", JsonString(delta.text.content), "}"), logprobs, "");
+  if (!delta.text.content.empty() || !logprobs.empty() || !token_ids.empty()) {
+    out += Event(index, {.payload = absl::StrCat("\"delta\":{\"content\":", JsonString(delta.text.content), "}"),
+                         .logprobs = std::move(logprobs),
+                         .token_ids = std::move(token_ids)});
   }
   for (const ToolCall& call : delta.text.tool_calls) {
     const size_t number = choice.tool_calls++;
-    out += Event(index,
-                 absl::StrCat("\"delta\":{\"tool_calls\":[{\"index\":", number, ",\"id\":", JsonString(NewCallId()),
-                              ",\"type\":\"function\",\"function\":{\"name\":", JsonString(call.name),
-                              ",\"arguments\":\"\"}}]}"),
-                 "", "");
-    out += Event(index,
-                 absl::StrCat("\"delta\":{\"tool_calls\":[{\"index\":", number,
-                              ",\"function\":{\"arguments\":", JsonString(call.arguments), "}}]}"),
-                 "", "");
+    out += Event(index, {.payload = absl::StrCat(
+                             "\"delta\":{\"tool_calls\":[{\"index\":", number, ",\"id\":", JsonString(NewCallId()),
+                             ",\"type\":\"function\",\"function\":{\"name\":", JsonString(call.name),
+                             ",\"arguments\":\"\"}}]}")});
+    out += Event(index, {.payload = absl::StrCat("\"delta\":{\"tool_calls\":[{\"index\":", number,
+                                                 ",\"function\":{\"arguments\":", JsonString(call.arguments), "}}]}")});
   }
   return out;
 }
 
 std::string Renderer::FinishEvent(size_t index, absl::string_view finish_reason) {
-  Choice& choice = choices_[index];
-  std::string out;
-  if (!options_.chat) return Event(index, "\"text\":\"\"", "", finish_reason);
-  if (!choice.role_sent) {
-    choice.role_sent = true;
-    out += Event(index, "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}", "", "");
-  }
-  return out + Event(index, "\"delta\":{}", "", finish_reason);
+  if (!options_.chat) return Event(index, {.payload = R"("text":"")", .finish_reason = finish_reason});
+  std::string out = RoleEvent(index);
+  return out + Event(index, {.payload = R"("delta":{})", .finish_reason = finish_reason});
 }
 
 std::string Renderer::UsageEvent(const Usage& usage) const {
@@ -116,6 +136,7 @@ void Renderer::Collect(size_t index, const ChoiceDelta& delta) {
   all.text.reasoning += delta.text.reasoning;
   all.text.content += delta.text.content;
   all.text.tool_calls.insert(all.text.tool_calls.end(), delta.text.tool_calls.begin(), delta.text.tool_calls.end());
+  all.ids.insert(all.ids.end(), delta.ids.begin(), delta.ids.end());
   all.logprobs.insert(all.logprobs.end(), delta.logprobs.begin(), delta.logprobs.end());
 }
 
@@ -158,9 +179,13 @@ std::string Renderer::Body(const Usage& usage) const {
     } else {
       absl::StrAppend(&out, "\"text\":", JsonString(choice.all.text.content));
     }
-    absl::StrAppend(&out, ",\"logprobs\":", logprobs, ",\"finish_reason\":", JsonString(choice.finish_reason), "}");
+    absl::StrAppend(&out, ",\"logprobs\":", logprobs, ",\"finish_reason\":", JsonString(choice.finish_reason));
+    if (!options_.prompt_ids.empty()) {
+      absl::StrAppend(&out, ",\"token_ids\":", IdsJson(choice.all.ids), options_.chat ? "" : PromptIds(i));
+    }
+    out += "}";
   }
-  absl::StrAppend(&out, "],\"usage\":", UsageJson(usage), "}");
+  absl::StrAppend(&out, "]", options_.chat ? PromptIds(0) : "", ",\"usage\":", UsageJson(usage), "}");
   return out;
 }
 

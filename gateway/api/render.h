@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "gateway/api/choice_decoder.h"
 
 namespace gantry::gateway {
@@ -28,6 +29,9 @@ class Renderer {
     bool logprobs = false;
     bool top_logprobs = false;
     size_t choices = 1;
+    // With these every delta's token ids are shown: of each prompt, which outlive the renderer; `choices` in all, as
+    // many of each prompt.
+    std::vector<absl::Span<const uint32_t>> prompt_ids;
   };
   explicit Renderer(Options options);
 
@@ -45,14 +49,22 @@ class Renderer {
 
  private:
   struct Choice {
-    bool role_sent = false;
+    bool begun = false;  // an event is out
     size_t tool_calls = 0;
     size_t characters = 0;  // of text so far: completions' text_offset
     ChoiceDelta all;
     std::string finish_reason;
   };
-  std::string Event(size_t choice, absl::string_view payload, absl::string_view logprobs,
-                    absl::string_view finish_reason) const;
+  struct Part {
+    std::string payload;              // the member of the choice that has the text
+    std::string logprobs;             // JSON, or empty
+    std::string token_ids;            // JSON, or empty
+    absl::string_view finish_reason;  // empty while the choice runs
+  };
+  std::string Event(size_t choice, const Part& part);
+  std::string RoleEvent(size_t choice);
+  // `,"prompt_token_ids":[…]` where it belongs: once for each prompt, with its first choice.
+  std::string PromptIds(size_t choice) const;
   std::string ChatLogprobs(const std::vector<TokenLogprobs>& tokens) const;
   std::string CompletionLogprobs(const std::vector<TokenLogprobs>& tokens, size_t* characters) const;
   static std::string UsageJson(const Usage& usage);

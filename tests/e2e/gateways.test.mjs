@@ -95,22 +95,30 @@ test('a rotated key serves on through the overlap, with one budget for both', as
 });
 
 test('the nonce of the digests comes with the reply', async () => {
-  const whole = await ask(stack.key, stack.port);
-  const nonce = whole.headers['gantry-receipt-nonce'];
+  const request = { model, max_tokens: 8, messages: [{ role: 'user', content: 'Hi' }], return_token_ids: true };
+  const whole = await stack.client().chat.completions.create(request).withResponse();
+  const nonce = whole.response.headers.get('gantry-receipt-nonce');
   assert.match(nonce, /^[0-9a-f]{64}$/);
   const { data, response } = await stack.client().chat.completions
     .create({ model, stream: true, max_tokens: 4, messages: [{ role: 'user', content: 'Hi' }] }).withResponse();
   for await (const chunk of data) void chunk;
   assert.match(response.headers.get('gantry-receipt-nonce'), /^[0-9a-f]{64}$/);
-  const reply = JSON.parse(whole.body);
+  const reply = whole.data;
   await stack.usageOf(reply);
   const receipt = await stack.cli('receipt', 'get', reply.id);
   assert.equal(receipt.code, 0, receipt.err);
   const file = path.join(stack.dir, 'receipt.jsonl');
   fs.writeFileSync(file, receipt.out);
   assert.match(JSON.parse(receipt.out).receipt.output_digest, /^[0-9a-f]{64}$/);
-  const ids = path.join(stack.dir, 'ids.txt');
-  fs.writeFileSync(ids, '1 2 3 4');
+  const write = (name, ids) => {
+    fs.writeFileSync(path.join(stack.dir, name), JSON.stringify(ids));
+    return path.join(stack.dir, name);
+  };
+  const good = await stack.cli('receipt', 'verify', file, '--nonce', nonce, '--prompt-ids',
+    write('prompt.txt', reply.prompt_token_ids), '--output-ids', write('output.txt', reply.choices[0].token_ids));
+  assert.equal(good.code, 0, good.err);
+  assert.equal(reply.choices[0].token_ids.length, reply.usage.completion_tokens);
+  const ids = write('ids.txt', [1, 2, 3, 4]);
   const wrong = await stack.cli('receipt', 'verify', file, '--nonce', nonce, '--output-ids', ids);
   assert.equal(wrong.code, 1);
   assert.match(wrong.err, /output_digest: is not that of the 4 ids/);
