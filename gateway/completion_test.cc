@@ -1,5 +1,6 @@
 // Replies as tenants get them: shapes, streams, choices, stop strings, tool calls, usage.
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "absl/strings/escaping.h"
@@ -240,30 +241,37 @@ TEST_F(CompletionTest, DigestsOfTheTokensAreSaltedWithANonceThatOnlyTheTenantGet
 constexpr char kTools[] =
     R"("tools":[{"type":"function","function":{"name":"weather","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}}])";
 
-// `prompt_token_ids` and `token_ids` of a reply, streamed or not, of one choice.
+// `prompt_token_ids` and `token_ids` of a reply, streamed or not, in the order of its choices.
 struct ShownIds {
   std::vector<uint32_t> prompt, output;
 };
 ShownIds IdsIn(const HttpAnswer& answer) {
-  ShownIds ids;
+  // Events of different prompts come in any order.
+  std::map<int, ShownIds> choices;
   const auto add = [](const Json& from, const char* name, std::vector<uint32_t>* to) {
     for (const Json& id : from.value(name, Json::array())) to->push_back(id.get<uint32_t>());
   };
   const auto read = [&](const Json& reply) {
-    add(reply, "prompt_token_ids", &ids.prompt);
+    add(reply, "prompt_token_ids", &choices[0].prompt);
     for (const Json& choice : reply["choices"]) {
+      ShownIds& ids = choices[choice["index"].get<int>()];
       add(choice, "prompt_token_ids", &ids.prompt);
       add(choice, "token_ids", &ids.output);
     }
   };
-  if (answer.body.rfind("data:", 0) != 0) {
+  if (answer.body.rfind("data:", 0) == 0) {
+    for (const std::string& event : answer.Events()) {
+      if (event != "[DONE]") read(Json::parse(event));
+    }
+  } else {
     read(answer.json());
-    return ids;
   }
-  for (const std::string& event : answer.Events()) {
-    if (event != "[DONE]") read(Json::parse(event));
+  ShownIds all;
+  for (const auto& [index, ids] : choices) {
+    all.prompt.insert(all.prompt.end(), ids.prompt.begin(), ids.prompt.end());
+    all.output.insert(all.output.end(), ids.output.begin(), ids.output.end());
   }
-  return ids;
+  return all;
 }
 
 TEST_F(CompletionTest, ATenantWhoAsksForTheIdsCanCheckTheDigests) {
@@ -274,7 +282,8 @@ TEST_F(CompletionTest, ATenantWhoAsksForTheIdsCanCheckTheDigests) {
               {"<think>Hm.</think>\n\nFour.", ""},
               {tool, absl::StrCat(kTools, ",")},
               {"To the END of it", R"("stop":["END"],)"},
-              {"日本語 😀 👩‍👩‍👧", ""}};
+              {"日本語 😀 👩‍👩‍👧", ""},
+              {"Three of them.", R"("n":3,)"}};
   size_t count = 0;
   for (const auto& row : rows) {
     for (const size_t frame : {1, 3, 100}) {
