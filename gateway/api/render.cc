@@ -30,6 +30,8 @@ std::string TokenFields(absl::string_view bytes, double logprob) {
                       ",\"bytes\":", BytesJson(bytes));
 }
 
+constexpr absl::string_view kNull = "null";
+
 std::string IdsJson(absl::Span<const uint32_t> ids) {
   return absl::StrCat("[", absl::StrJoin(ids, ","), "]");
 }
@@ -64,9 +66,9 @@ std::string Renderer::Event(size_t index, const Part& part) {
   const std::string prompt_ids = choice.begun ? "" : PromptIds(index);
   choice.begun = true;
   std::string out = absl::StrCat("data: ", head_, "\"choices\":[{\"index\":", index, ",", part.payload,
-                                 ",\"logprobs\":", part.logprobs.empty() ? "null" : part.logprobs);
-  absl::StrAppend(
-      &out, ",\"finish_reason\":", part.finish_reason.empty() ? "null" : absl::StrCat("\"", part.finish_reason, "\""));
+                                 ",\"logprobs\":", part.logprobs.empty() ? kNull : part.logprobs);
+  const absl::string_view quote = part.finish_reason.empty() ? "" : "\"";
+  absl::StrAppend(&out, ",\"finish_reason\":", quote, part.finish_reason.empty() ? kNull : part.finish_reason, quote);
   if (!part.token_ids.empty()) absl::StrAppend(&out, ",\"token_ids\":", part.token_ids);
   // A chat has one prompt, which is the reply's; completions have one for each choice.
   absl::StrAppend(&out, options_.chat ? "" : prompt_ids, "}]", options_.chat ? prompt_ids : "",
@@ -87,8 +89,8 @@ std::string Renderer::Delta(size_t index, const ChoiceDelta& delta) {
     std::string logprobs =
         options_.logprobs && !delta.logprobs.empty() ? CompletionLogprobs(delta.logprobs, &choice.characters) : "";
     return Event(index, {.payload = absl::StrCat("\"text\":", JsonString(delta.text.content)),
-                         .logprobs = std::move(logprobs),
-                         .token_ids = std::move(token_ids)});
+                         .logprobs = logprobs,
+                         .token_ids = token_ids});
   }
   std::string out = RoleEvent(index);
   std::string logprobs = options_.logprobs && !delta.logprobs.empty() ? ChatLogprobs(delta.logprobs) : "";
@@ -102,8 +104,8 @@ std::string Renderer::Delta(size_t index, const ChoiceDelta& delta) {
   }
   if (!delta.text.content.empty() || !logprobs.empty() || !token_ids.empty()) {
     out += Event(index, {.payload = absl::StrCat("\"delta\":{\"content\":", JsonString(delta.text.content), "}"),
-                         .logprobs = std::move(logprobs),
-                         .token_ids = std::move(token_ids)});
+                         .logprobs = logprobs,
+                         .token_ids = token_ids});
   }
   for (const ToolCall& call : delta.text.tool_calls) {
     const size_t number = choice.tool_calls++;

@@ -29,8 +29,8 @@ class Renderer {
     bool logprobs = false;
     bool top_logprobs = false;
     size_t choices = 1;
-    // With these every delta's token ids are shown: of each prompt, which outlive the renderer; `choices` in all, as
-    // many of each prompt.
+    // The ids of each prompt, which has as many choices as the others; they outlive the renderer. Empty: no reply shows
+    // ids, neither these nor those of its deltas.
     std::vector<absl::Span<const uint32_t>> prompt_ids;
   };
   explicit Renderer(Options options);
@@ -56,10 +56,9 @@ class Renderer {
     std::string finish_reason;
   };
   struct Part {
-    std::string payload;              // the member of the choice that has the text
-    std::string logprobs;             // JSON, or empty
-    std::string token_ids;            // JSON, or empty
-    absl::string_view finish_reason;  // empty while the choice runs
+    absl::string_view payload;              // the member of the choice that has the text
+    absl::string_view logprobs, token_ids;  // JSON, or empty
+    absl::string_view finish_reason;        // empty while the choice runs
   };
   std::string Event(size_t choice, const Part& part);
   std::string RoleEvent(size_t choice);
