@@ -1,12 +1,10 @@
 // Replies as tenants get them: shapes, streams, choices, stop strings, tool calls, usage.
 #include <cstring>
-#include <map>
 #include <set>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "gateway/metering/token_digest.h"
 #include "gateway/testing/gateway_fixture.h"
 #include "gmock/gmock.h"
 
@@ -201,13 +199,6 @@ TEST_F(CompletionTest, CreditIsRaisedAheadOfTheWorkerAndFramesAreAcknowledged) {
   EXPECT_GE(acks, 1) << "how many depends on how many frames the tenant reads at once";
 }
 
-// What the tenant can compute from the ids and the nonce in its reply's header.
-std::string DigestOf(const HttpAnswer& answer, const std::vector<uint32_t>& ids) {
-  TokenDigest digest(absl::HexStringToBytes(answer.Header("gantry-receipt-nonce")));
-  digest.Add(ids);
-  return digest.Finish();
-}
-
 TEST_F(CompletionTest, DigestsOfTheTokensAreSaltedWithANonceThatOnlyTheTenantGets) {
   std::vector<uint32_t> reply;
   const auto encoded = router_.tokenizer().Encode("Hello there.", /*parse_special=*/false);
@@ -240,39 +231,6 @@ TEST_F(CompletionTest, DigestsOfTheTokensAreSaltedWithANonceThatOnlyTheTenantGet
 
 constexpr char kTools[] =
     R"("tools":[{"type":"function","function":{"name":"weather","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}}])";
-
-// `prompt_token_ids` and `token_ids` of a reply, streamed or not, in the order of its choices.
-struct ShownIds {
-  std::vector<uint32_t> prompt, output;
-};
-ShownIds IdsIn(const HttpAnswer& answer) {
-  // Events of different prompts come in any order.
-  std::map<int, ShownIds> choices;
-  const auto add = [](const Json& from, const char* name, std::vector<uint32_t>* to) {
-    for (const Json& id : from.value(name, Json::array())) to->push_back(id.get<uint32_t>());
-  };
-  const auto read = [&](const Json& reply) {
-    add(reply, "prompt_token_ids", &choices[0].prompt);
-    for (const Json& choice : reply["choices"]) {
-      ShownIds& ids = choices[choice["index"].get<int>()];
-      add(choice, "prompt_token_ids", &ids.prompt);
-      add(choice, "token_ids", &ids.output);
-    }
-  };
-  if (answer.body.rfind("data:", 0) == 0) {
-    for (const std::string& event : answer.Events()) {
-      if (event != "[DONE]") read(Json::parse(event));
-    }
-  } else {
-    read(answer.json());
-  }
-  ShownIds all;
-  for (const auto& [index, ids] : choices) {
-    all.prompt.insert(all.prompt.end(), ids.prompt.begin(), ids.prompt.end());
-    all.output.insert(all.output.end(), ids.output.begin(), ids.output.end());
-  }
-  return all;
-}
 
 TEST_F(CompletionTest, ATenantWhoAsksForTheIdsCanCheckTheDigests) {
   const std::string tool = "<tool_call>\n{\"name\":\"weather\",\"arguments\":{\"city\":\"Bonn\"}}\n</tool_call>";

@@ -1,7 +1,12 @@
 #include "gateway/testing/gateway_fixture.h"
 
+#include <map>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "gateway/metering/token_digest.h"
 
 namespace gantry::gateway {
 
@@ -65,6 +70,41 @@ std::string GatewayFixture::TextOf(const HttpAnswer& answer, size_t choice) {
     }
   }
   return text;
+}
+
+GatewayFixture::ShownIds GatewayFixture::IdsIn(const HttpAnswer& answer) {
+  // Events of different prompts come in any order.
+  std::map<int, ShownIds> choices;
+  const auto add = [](const Json& from, const char* name, std::vector<uint32_t>* to) {
+    for (const Json& id : from.value(name, Json::array())) to->push_back(id.get<uint32_t>());
+  };
+  const auto read = [&](const Json& reply) {
+    add(reply, "prompt_token_ids", &choices[0].prompt);
+    for (const Json& choice : reply.value("choices", Json::array())) {
+      ShownIds& ids = choices[choice["index"].get<int>()];
+      add(choice, "prompt_token_ids", &ids.prompt);
+      add(choice, "token_ids", &ids.output);
+    }
+  };
+  if (absl::StartsWith(answer.body, "data:")) {
+    for (const std::string& event : answer.Events()) {
+      if (event != "[DONE]") read(Json::parse(event));
+    }
+  } else {
+    read(answer.json());
+  }
+  ShownIds all;
+  for (const auto& [index, ids] : choices) {
+    all.prompt.insert(all.prompt.end(), ids.prompt.begin(), ids.prompt.end());
+    all.output.insert(all.output.end(), ids.output.begin(), ids.output.end());
+  }
+  return all;
+}
+
+std::string GatewayFixture::DigestOf(const HttpAnswer& answer, const std::vector<uint32_t>& ids) {
+  TokenDigest digest(absl::HexStringToBytes(answer.Header("gantry-receipt-nonce")));
+  digest.Add(ids);
+  return digest.Finish();
 }
 
 }  // namespace gantry::gateway

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "gateway/gateway.h"
 #include "gateway/testing/fake_billing.h"
@@ -35,6 +36,13 @@ class GatewayFixture : public ::testing::Test {
   static std::string ChatBody(const std::string& more = "");
   // Text of a streamed reply's content.
   static std::string TextOf(const HttpAnswer& answer, size_t choice = 0);
+  // `prompt_token_ids` and `token_ids` of a reply, streamed or not, in the order of its choices.
+  struct ShownIds {
+    std::vector<uint32_t> prompt, output;
+  };
+  static ShownIds IdsIn(const HttpAnswer& answer);
+  // What the tenant can compute from ids and the nonce in its reply's header.
+  static std::string DigestOf(const HttpAnswer& answer, const std::vector<uint32_t>& ids);
 
   TestIdentities identities_;
   FaultyFileSystem files_;
