@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "engine/base/status_macros.h"
+#include "services/common/little_endian.h"
 
 namespace gantry::billing {
 namespace {
@@ -120,10 +121,9 @@ absl::Status BackupWriter::BeginFile(const std::string& name, uint64_t bytes) {
   left_ = bytes;
   digest_ = std::make_shared<Digest>();
   std::string head;
-  const auto length = static_cast<uint32_t>(name.size());
-  head.append(reinterpret_cast<const char*>(&length), sizeof(length));
+  PutInteger(static_cast<uint32_t>(name.size()), &head);
   head += name;
-  head.append(reinterpret_cast<const char*>(&bytes), sizeof(bytes));
+  PutInteger(bytes, &head);
   return sealed_->Write(head);
 }
 
